@@ -1,0 +1,46 @@
+"""Orbital-free density functional theory with differentiable kinetic energy functionals in JAX."""
+
+from kineticnet_jax.density import (
+    Density,
+    OrbitalDensity,
+    SqrtDensity,
+    fit_sqrt_density,
+    initial_density,
+)
+from kineticnet_jax.energy import TotalEnergy, kinetic_energy, total_energy
+from kineticnet_jax.errors import ConvergenceError, InputError
+from kineticnet_jax.functionals.base import Functional, SemiLocal
+from kineticnet_jax.functionals.registry import load_functional
+from kineticnet_jax.grid import Grid, GridDensity, molecular_grid
+from kineticnet_jax.molecule import Molecule
+from kineticnet_jax.optimize import Progress, Solution, optimize_density
+from kineticnet_jax.quadrature import integrate
+from kineticnet_jax.system import System, prepare
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConvergenceError",
+    "Density",
+    "Functional",
+    "Grid",
+    "GridDensity",
+    "InputError",
+    "Molecule",
+    "OrbitalDensity",
+    "Progress",
+    "SemiLocal",
+    "Solution",
+    "SqrtDensity",
+    "System",
+    "TotalEnergy",
+    "fit_sqrt_density",
+    "initial_density",
+    "integrate",
+    "kinetic_energy",
+    "load_functional",
+    "molecular_grid",
+    "optimize_density",
+    "prepare",
+    "total_energy",
+]

@@ -1,0 +1,164 @@
+"""Representations of the electron density, and starting guesses."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from kineticnet_jax.basis import Basis, evaluate_with_gradient
+from kineticnet_jax.errors import unknown_name
+from kineticnet_jax.grid import GridDensity
+from kineticnet_jax.system import System
+from kineticnet_jax.types import PerPoint, Points, Positions, Scalar
+
+
+class Density(Protocol):
+    """An electron density that can be sampled on the grid of a system."""
+
+    def on_grid(self, system: System) -> GridDensity:
+        """The density and its gradient on the points of `system.grid`."""
+        ...
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["coefficients"], meta_fields=[])
+@dataclass(frozen=True)
+class SqrtDensity:
+    """n = ψ² with ψ = √(N / cᵀSc) Σ_μ c_μ χ_μ in the density basis of a system.
+
+    Positive, and normalised to N electrons for any coefficients; only their direction counts.
+
+    Attributes:
+        coefficients: c_μ, shape (functions,).
+
+    Reference: M. Levy, J. P. Perdew, V. Sahni, Phys. Rev. A 30, 2745 (1984).
+    """
+
+    coefficients: Float[Array, "functions"]
+
+    def normalized(self, system: System) -> "SqrtDensity":
+        """The same density with coefficients that satisfy cᵀSc = N."""
+        c = self.coefficients
+        norm = jnp.vdot(c, system.density_basis.overlap @ c)
+        return SqrtDensity(c * jnp.sqrt(system.n_electrons / norm))
+
+    def amplitude(self, system: System) -> tuple[PerPoint, Points]:
+        """ψ and ∇ψ on the grid."""
+        c = self.normalized(system).coefficients
+        on_grid = system.density_basis.on_grid
+        values = (c @ on_grid.reshape(len(c), -1)).reshape(4, -1)
+        return values[0], values[1:].T
+
+    def on_grid(self, system: System) -> GridDensity:
+        """n = ψ² and ∇n = 2ψ∇ψ on the grid."""
+        psi, grad_psi = self.amplitude(system)
+        return GridDensity(psi**2, 2 * psi[:, None] * grad_psi)
+
+    def von_weizsaecker(self, system: System) -> Scalar:
+        """T_vW = ½∫|∇ψ|² dr = cᵀTc in hartree, without quadrature."""
+        c = self.normalized(system).coefficients
+        return jnp.vdot(c, system.density_basis.kinetic @ c)
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["positions", "basis", "orbitals"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class OrbitalDensity:
+    """n = Σ_i φ_i² from orbitals that carry the square root of their occupation.
+
+    Attributes:
+        positions: nuclear positions in bohr.
+        basis: Gaussian basis of the orbitals.
+        orbitals: √f_i C_μi, shape (functions, orbitals).
+    """
+
+    positions: Positions
+    basis: Basis
+    orbitals: Float[Array, "functions orbitals"] | Float[np.ndarray, "functions orbitals"]
+
+    @classmethod
+    def from_density_matrix(
+        cls,
+        positions: Positions,
+        basis: Basis,
+        density_matrix: Float[np.ndarray, "functions functions"],
+    ) -> "OrbitalDensity":
+        """The density Σ_μν D_μν χ_μ χ_ν of a positive semidefinite density matrix."""
+        eigenvalues, vectors = np.linalg.eigh(density_matrix)
+        occupied = eigenvalues > 1e-14 * eigenvalues[-1]
+        orbitals = vectors[:, occupied] * np.sqrt(eigenvalues[occupied])
+        return cls(np.asarray(positions), basis, orbitals)
+
+    def on_grid(self, system: System) -> GridDensity:
+        """n and ∇n on the grid."""
+        n, grad_n = _sample_orbitals(
+            self.basis, self.positions, self.orbitals, jnp.asarray(system.grid.points)
+        )
+        return GridDensity(n, grad_n)
+
+
+def initial_density(system: System, guess: str = "sad", seed: int = 0) -> SqrtDensity:
+    """A starting density for the optimization.
+
+    Args:
+        system: the molecule.
+        guess: "sad" (superposed spherical atomic densities), "minao" (a projected minimal basis),
+            "hcore" (lowest orbitals of the core Hamiltonian) or "random".
+        seed: of the random guess.
+
+    Returns:
+        The normalised density whose √n is the least-squares fit to that of the guess.
+
+    Raises:
+        InputError: for an unknown guess.
+    """
+    basis = system.density_basis
+    if guess == "random":
+        # Damped by the kinetic energy, so that the noise is that of a smooth function.
+        damping = 1 / (1 + np.asarray(basis.kinetic_eigenvalues))
+        noise = np.random.default_rng(seed).normal(size=damping.shape) * damping
+        coefficients = basis.transform @ noise.astype(system.dtype)
+        return SqrtDensity(coefficients).normalized(system)
+    from kineticnet_jax import reference
+
+    if guess not in reference.GUESSES:
+        raise unknown_name("guess", guess, reference.GUESSES)
+    matrix = reference.guess_density_matrix(system.molecule, system.basis, guess)
+    orbital_basis = reference.extract_basis(reference.build_mole(system.molecule, system.basis))
+    start = OrbitalDensity.from_density_matrix(system.molecule.positions, orbital_basis, matrix)
+    return fit_sqrt_density(system, start)
+
+
+def fit_sqrt_density(system: System, density: Density) -> SqrtDensity:
+    """Least-squares fit of √n in the density basis of a system, normalised.
+
+    Args:
+        system: the molecule.
+        density: any density that can be sampled on its grid.
+
+    Returns:
+        The fit; its distance from `density` depends on the basis.
+    """
+    basis = system.density_basis
+    root = jnp.sqrt(jnp.maximum(density.on_grid(system).n, 0.0))
+    projections = basis.on_grid[:, 0] @ (system.grid.weights * root)
+    coefficients = basis.transform @ (basis.transform.T @ projections)
+    return SqrtDensity(coefficients).normalized(system)
+
+
+@jax.jit
+def _sample_orbitals(
+    basis: Basis,
+    positions: Float[Array, "atoms 3"],
+    orbitals: Float[Array, "functions orbitals"],
+    points: Float[Array, "points 3"],
+) -> tuple[Float[Array, "points"], Float[Array, "points 3"]]:
+    functions = evaluate_with_gradient(basis, positions, points)
+    values = jnp.einsum("mi,mxg->xig", orbitals.astype(points.dtype), functions)
+    return jnp.sum(values[0] ** 2, axis=0), 2 * jnp.einsum("ig,xig->gx", values[0], values[1:])

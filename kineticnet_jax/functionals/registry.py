@@ -1,0 +1,43 @@
+"""Functionals by name."""
+
+import re
+
+from kineticnet_jax.errors import InputError, unknown_name
+from kineticnet_jax.functionals.base import Functional, SemiLocal
+from kineticnet_jax.functionals.kinetic import apbek, lkt_pauli, thakkar, thomas_fermi
+
+FUNCTIONALS = {
+    "tf": SemiLocal("tf", 0.0, thomas_fermi),
+    "vw": SemiLocal("vw", 1.0, None),
+    "tf+vw": SemiLocal("tf+vw", 1.0, thomas_fermi),
+    "apbek": SemiLocal("apbek", 0.0, apbek),
+    "lkt": SemiLocal("lkt", 1.0, lkt_pauli),
+    "thakkar": SemiLocal("thakkar", 0.0, thakkar),
+}
+"""Classical functionals: Thomas–Fermi, von Weizsäcker, their sum, APBEK, LKT and Thakkar."""
+
+_TF_LAMBDA_VW = re.compile(r"tf\+(\d+(?:\.\d+)?|1/\d+)vw")
+
+
+def load_functional(name: str) -> Functional:
+    """A kinetic energy functional by name.
+
+    Args:
+        name: "tf", "vw", "tf+vw", "apbek", "lkt", "thakkar", or "tf+0.2vw" and "tf+1/9vw" for
+            any coefficient of the von Weizsäcker term.
+
+    Returns:
+        The functional.
+
+    Raises:
+        InputError: for an unknown name, with the closest known one suggested.
+    """
+    key = name.lower()
+    if key in FUNCTIONALS:
+        return FUNCTIONALS[key]
+    if match := _TF_LAMBDA_VW.fullmatch(key):
+        numerator, _, denominator = match[1].partition("/")
+        if denominator == "0":
+            raise InputError(f"'{name}' divides by zero")
+        return SemiLocal(key, float(numerator) / float(denominator or 1), thomas_fermi)
+    raise unknown_name("functional", name, FUNCTIONALS)

@@ -1,0 +1,307 @@
+"""Trust-region minimisation of a function on a sphere, as one jitted loop.
+
+The function must not change when its argument is scaled: E(λz) = E(z), so that its gradient is
+orthogonal to z. Two ways to propose a step share the same acceptance rule: Newton's method with
+conjugate gradients truncated at the trust radius, and a limited-memory quasi-Newton method.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+Vector = Float[Array, "variables"]
+Objective = Callable[[Vector], Float[Array, ""]]
+Method = Literal["newton", "lbfgs"]
+
+RUNNING, CONVERGED, STAGNATED, DIVERGED, NOT_A_NUMBER = range(5)
+
+MEMORY = 12
+"""Pairs kept by the quasi-Newton method."""
+
+MAX_RADIUS = 0.5
+"""Largest step, as a fraction of the length of z."""
+
+FIRST_RADIUS = 0.25
+"""First trust radius, in the same unit."""
+
+MAX_REJECTIONS = 12
+"""Steps rejected in a row before the search is given up; each divides the radius by four."""
+
+MAX_CG_STEPS = 60
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class History:
+    """Energy and gradient norm after every step, NaN where no step was made.
+
+    Attributes:
+        energy: shape (steps + 1,).
+        gradient_norm: shape (steps + 1,).
+    """
+
+    energy: Float[Array, "records"]
+    gradient_norm: Float[Array, "records"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Pairs:
+    """The last steps s and gradient changes y, newest last, zero where there is none yet."""
+
+    s: Float[Array, "memory variables"]
+    y: Float[Array, "memory variables"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class State:
+    """Where the minimisation stands.
+
+    Attributes:
+        z: the variables.
+        value: the function at z.
+        gradient: its gradient.
+        radius: trust radius as a fraction of |z|.
+        pairs: memory of the quasi-Newton method.
+        steps: accepted steps and rejected trials so far.
+        rejections: trials rejected in a row.
+        status: RUNNING, CONVERGED, STAGNATED, DIVERGED or NOT_A_NUMBER.
+        history: values and gradient norms.
+    """
+
+    z: Vector
+    value: Float[Array, ""]
+    gradient: Vector
+    radius: Float[Array, ""]
+    pairs: Pairs
+    steps: Int[Array, ""]
+    rejections: Int[Array, ""]
+    status: Int[Array, ""]
+    history: History
+
+
+def start(objective: Objective, z: Vector, max_steps: int) -> State:
+    """The state before the first step.
+
+    Args:
+        objective: the function.
+        z: where to start.
+        max_steps: length of the history.
+    """
+    value, gradient = jax.value_and_grad(objective)(z)
+    empty = jnp.full(max_steps + 1, jnp.nan, dtype=z.dtype)
+    history = History(empty, empty)
+    pairs = Pairs(*(jnp.zeros((MEMORY, len(z)), dtype=z.dtype) for _ in range(2)))
+    bad = ~(jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient)))
+    zero = jnp.zeros((), dtype=jnp.int32)
+    status = jnp.where(bad, NOT_A_NUMBER, RUNNING).astype(jnp.int32)
+    radius = jnp.full((), FIRST_RADIUS, dtype=z.dtype)
+    state = State(z, value, gradient, radius, pairs, zero, zero, status, history)
+    return _record(state)
+
+
+def advance(
+    objective: Objective,
+    retract: Callable[[Vector], Vector],
+    state: State,
+    method: Method,
+    tolerance: Float[Array, ""] | float,
+    floor: Float[Array, ""] | float,
+    limit: Int[Array, ""] | int,
+) -> State:
+    """Steps until convergence, failure, or until `limit` steps have been made in all.
+
+    Args:
+        objective: the function, invariant to scaling of its argument.
+        retract: scales an argument back onto the sphere.
+        state: from `start` or an earlier call.
+        method: "newton" or "lbfgs".
+        tolerance: norm of the gradient at convergence.
+        floor: a value no admissible argument can have; below it the search has diverged.
+        limit: total number of steps, at most the length of the history.
+
+    Returns:
+        The state after the last step; z is the best argument met.
+
+    Reference: J. Nocedal, S. J. Wright, Numerical Optimization, 2nd ed. (Springer, 2006),
+        algorithms 4.1, 7.2 and 7.4.
+    """
+
+    def unfinished(state: State) -> Bool[Array, ""]:
+        return (state.status == RUNNING) & (state.steps < limit)
+
+    def body(state: State) -> State:
+        propose = _newton_step if method == "newton" else _lbfgs_step
+        step, predicted = propose(objective, state)
+        trial = retract(state.z + step)
+        value, gradient = jax.value_and_grad(objective)(trial)
+        return _judge(state, trial, value, gradient, step, predicted, tolerance, floor)
+
+    state = replace(state, status=_converged(state, tolerance))
+    return jax.lax.while_loop(unfinished, body, state)
+
+
+def _judge(
+    state: State,
+    trial: Vector,
+    value: Float[Array, ""],
+    gradient: Vector,
+    step: Vector,
+    predicted: Float[Array, ""],
+    tolerance: Float[Array, ""] | float,
+    floor: Float[Array, ""] | float,
+) -> State:
+    """Accepts or rejects a trial, and adapts the trust radius."""
+    finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient))
+    diverged = finite & (value < floor)
+    decrease = state.value - value
+    # Once the decrease drowns in the rounding of the value, only the gradient tells.
+    noise = 32 * jnp.finfo(value.dtype).eps * jnp.maximum(1.0, jnp.abs(value))
+    flatter = jnp.linalg.norm(gradient) < jnp.linalg.norm(state.gradient)
+    in_noise = (predicted < noise) & (jnp.abs(decrease) < noise)
+    ratio = jnp.where(in_noise, jnp.where(flatter, 1.0, -1.0), decrease / predicted)
+    accepted = finite & ~diverged & (ratio > 1e-4)
+
+    length = jnp.linalg.norm(step) / jnp.linalg.norm(state.z)
+    shrunk = jnp.where(accepted & (ratio > 0.25), state.radius, 0.25 * length)
+    grown = jnp.minimum(2 * state.radius, MAX_RADIUS)
+    widen = accepted & (ratio > 0.75) & (length > 0.8 * state.radius)
+    moved = State(
+        z=trial,
+        value=value,
+        gradient=gradient,
+        radius=state.radius,
+        pairs=_remember(state.pairs, trial - state.z, gradient - state.gradient),
+        steps=state.steps,
+        rejections=jnp.zeros_like(state.rejections),
+        status=state.status,
+        history=state.history,
+    )
+    stayed = replace(state, rejections=state.rejections + 1)
+    state = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), moved, stayed)
+    state = replace(state, radius=jnp.where(widen, grown, shrunk), steps=state.steps + 1)
+    exhausted = state.rejections >= MAX_REJECTIONS
+    status = _converged(state, tolerance)
+    status = jnp.where(exhausted & finite, STAGNATED, status)
+    status = jnp.where(exhausted & ~finite, NOT_A_NUMBER, status)
+    status = jnp.where(diverged, DIVERGED, status).astype(jnp.int32)
+    return _record(replace(state, status=status))
+
+
+def _converged(state: State, tolerance: Float[Array, ""] | float) -> Int[Array, ""]:
+    small = jnp.linalg.norm(state.gradient) < tolerance
+    return jnp.where((state.status == RUNNING) & small, CONVERGED, state.status).astype(jnp.int32)
+
+
+def _record(state: State) -> State:
+    history = History(
+        state.history.energy.at[state.steps].set(state.value),
+        state.history.gradient_norm.at[state.steps].set(jnp.linalg.norm(state.gradient)),
+    )
+    return replace(state, history=history)
+
+
+def _newton_step(objective: Objective, state: State) -> tuple[Vector, Float[Array, ""]]:
+    """Steihaug's truncated conjugate gradients in the tangent space of the sphere.
+
+    Returns:
+        The step, and the decrease that the quadratic model predicts for it.
+    """
+    z, gradient = state.z, state.gradient
+    _, hessian = jax.linearize(jax.grad(objective), z)
+    unit = z / jnp.linalg.norm(z)
+    radius = state.radius * jnp.linalg.norm(z)
+    norm = jnp.linalg.norm(gradient)
+    target = norm * jnp.minimum(0.3, jnp.sqrt(norm))
+
+    def project(v: Vector) -> Vector:
+        return v - jnp.vdot(unit, v) * unit
+
+    Carry = tuple[Vector, Vector, Vector, Vector, Bool[Array, ""], Int[Array, ""]]
+
+    def unfinished(carry: Carry) -> Bool[Array, ""]:
+        _, _, residual, _, done, count = carry
+        return ~done & (count < MAX_CG_STEPS) & (jnp.linalg.norm(residual) > target)
+
+    def body(carry: Carry) -> Carry:
+        step, curved, residual, direction, _, count = carry
+        image = project(hessian(direction))
+        curvature = jnp.vdot(direction, image)
+        squared = jnp.vdot(residual, residual)
+        alpha = squared / curvature
+        leaves = jnp.linalg.norm(step + alpha * direction) >= radius
+        done = (curvature <= 0) | leaves | ~jnp.isfinite(alpha)
+        alpha = jnp.where(done, _to_boundary(step, direction, radius), alpha)
+        new_residual = residual + alpha * image
+        beta = jnp.vdot(new_residual, new_residual) / squared
+        return (
+            step + alpha * direction,
+            curved + alpha * image,
+            new_residual,
+            beta * direction - new_residual,
+            done,
+            count + 1,
+        )
+
+    zero = jnp.zeros_like(z)
+    tangent = project(gradient)
+    first = (zero, zero, tangent, -tangent, jnp.zeros((), bool), jnp.zeros((), jnp.int32))
+    step, curved, *_ = jax.lax.while_loop(unfinished, body, first)
+    return step, -jnp.vdot(gradient, step) - 0.5 * jnp.vdot(step, curved)
+
+
+def _to_boundary(
+    step: Vector, direction: Vector, radius: Float[Array, ""]
+) -> Float[Array, ""]:
+    """The τ > 0 at which |step + τ direction| = radius."""
+    a = jnp.vdot(direction, direction)
+    b = jnp.vdot(step, direction)
+    c = jnp.maximum(radius**2 - jnp.vdot(step, step), 0.0)
+    return (jnp.sqrt(b**2 + a * c) - b) / a
+
+
+def _lbfgs_step(objective: Objective, state: State) -> tuple[Vector, Float[Array, ""]]:
+    """The two-loop recursion, cut at the trust radius.
+
+    Returns:
+        The step, and the decrease that the quadratic model predicts for it.
+    """
+    del objective
+    s, y = state.pairs.s, state.pairs.y
+    inner = jnp.einsum("ij,ij->i", s, y)
+    rho = jnp.where(inner > 0, 1 / jnp.where(inner > 0, inner, 1.0), 0.0)
+
+    def backward(q: Vector, pair: tuple) -> tuple[Vector, Float[Array, ""]]:
+        s_i, y_i, rho_i = pair
+        alpha = rho_i * jnp.vdot(s_i, q)
+        return q - alpha * y_i, alpha
+
+    def forward(r: Vector, pair: tuple) -> tuple[Vector, None]:
+        s_i, y_i, rho_i, alpha = pair
+        return r + (alpha - rho_i * jnp.vdot(y_i, r)) * s_i, None
+
+    q, alphas = jax.lax.scan(backward, state.gradient, (s, y, rho), reverse=True)
+    # Without memory: half the gradient, as the preconditioned Hessian of T_vW is near 2.
+    newest = jnp.vdot(y[-1], y[-1])
+    scale = jnp.where(newest > 0, inner[-1] / jnp.where(newest > 0, newest, 1.0), 0.5)
+    r, _ = jax.lax.scan(forward, scale * q, (s, y, rho, alphas))
+    unit = state.z / jnp.linalg.norm(state.z)
+    direction = -(r - jnp.vdot(unit, r) * unit)
+    radius = state.radius * jnp.linalg.norm(state.z)
+    fraction = jnp.minimum(1.0, radius / jnp.linalg.norm(direction))
+    slope = jnp.vdot(state.gradient, direction)
+    return fraction * direction, -slope * (fraction - 0.5 * fraction**2)
+
+
+def _remember(pairs: Pairs, s: Vector, y: Vector) -> Pairs:
+    """Appends a pair unless the curvature along it is not positive."""
+    floor = 1e-8 * jnp.linalg.norm(s) * jnp.linalg.norm(y)
+    kept = jnp.vdot(s, y) > floor
+    added = Pairs(jnp.roll(pairs.s, -1, 0).at[-1].set(s), jnp.roll(pairs.y, -1, 0).at[-1].set(y))
+    return jax.tree.map(partial(jnp.where, kept), added, pairs)

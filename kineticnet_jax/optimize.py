@@ -1,0 +1,223 @@
+"""Density optimization: the ground-state density of an orbital-free energy."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from kineticnet_jax import minimize
+from kineticnet_jax.density import SqrtDensity, initial_density
+from kineticnet_jax.energy import TotalEnergy, total_energy
+from kineticnet_jax.errors import InputError, unknown_name
+from kineticnet_jax.functionals.base import Functional
+from kineticnet_jax.system import System
+from kineticnet_jax.types import Scalar
+
+logger = logging.getLogger(__name__)
+
+KAPPA = 1.0
+"""Shift of the preconditioner (T + κS)^(-1/2) in hartree, the scale of valence energies."""
+
+PROGRESS_INTERVAL = 5
+"""Steps between two reports to a callback."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The result of a density optimization.
+
+    Attributes:
+        energy: total energy in hartree.
+        density: the density with the lowest energy met, its coefficients normalised.
+        converged: whether the gradient norm is below the tolerance.
+        reason: why the optimization stopped, in one sentence.
+        components: terms of the energy in hartree: kinetic, hartree, xc, external, nuclear.
+        gradient_norm: |(T + κS)^(-1/2) dE/dc| in hartree^½ for normalised coefficients; half its
+            square is about the distance to the minimum in hartree.
+        steps: steps made, rejected trials included.
+        history: energy and gradient norm after every step, the start first.
+    """
+
+    energy: float
+    density: SqrtDensity
+    converged: bool
+    reason: str
+    components: dict[str, float]
+    gradient_norm: float
+    steps: int
+    history: minimize.History
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a callback of `optimize_density` is told.
+
+    Attributes:
+        steps: steps made so far.
+        energy: total energy in hartree.
+        gradient_norm: as in `Solution`.
+    """
+
+    steps: int
+    energy: float
+    gradient_norm: float
+
+
+def optimize_density(
+    system: System,
+    functional: Functional | str,
+    xc: str = "blyp",
+    guess: str | SqrtDensity = "sad",
+    *,
+    method: minimize.Method = "newton",
+    tolerance: float | None = None,
+    max_steps: int = 200,
+    seed: int = 0,
+    hartree: bool = True,
+    callback: Callable[[Progress], None] | None = None,
+) -> Solution:
+    """Minimises the orbital-free energy over the coefficients of ψ = √n.
+
+    The number of electrons is exact by construction. The variables are z = (T + κS)^½ c, in which
+    the kinetic energy is well conditioned; both methods share one trust region, which bounds every
+    step. The whole search is one jitted loop on the device.
+
+    Args:
+        system: from `prepare`.
+        functional: kinetic energy functional or its name.
+        xc: exchange-correlation functional: "lda", "pbe", "blyp" or "none".
+        guess: name of a starting guess ("sad", "minao", "hcore", "random") or a density.
+        method: "newton" (truncated Newton) or "lbfgs" (limited-memory quasi-Newton).
+        tolerance: gradient norm at convergence; by default 1e-6 in float64, 1e-3 in float32.
+        max_steps: largest number of steps.
+        seed: of the random guess.
+        hartree: False for electrons that do not interact.
+        callback: called after every few steps, with the host in between.
+
+    Returns:
+        The solution. Failure to converge is no exception: see `converged` and `reason`.
+
+    Raises:
+        InputError: for an unknown functional, guess or method, or a step limit below one.
+    """
+    if method not in get_args(minimize.Method):
+        raise unknown_name("method", method, get_args(minimize.Method))
+    if max_steps < 1:
+        raise InputError(f"max_steps must be at least 1, but is {max_steps}")
+    if tolerance is None:
+        tolerance = 1e-6 if system.dtype == np.float64 else 1e-3
+    if not tolerance > 0:
+        raise InputError(f"tolerance must be positive, but is {tolerance:g}")
+    energy = total_energy(system, functional, xc, hartree)
+    density = guess if isinstance(guess, SqrtDensity) else initial_density(system, guess, seed)
+    state = _start(energy, density, max_steps)
+    while True:
+        limit = max_steps if callback is None else int(state.steps) + PROGRESS_INTERVAL
+        limit = min(limit, max_steps)
+        floor = _energy_floor(system)
+        state = _advance(energy, state, method, tolerance, floor, limit)
+        if callback is not None:
+            callback(
+                Progress(
+                    int(state.steps),
+                    float(state.value),
+                    float(jnp.linalg.norm(state.gradient)),
+                )
+            )
+        if int(state.status) != minimize.RUNNING or int(state.steps) >= max_steps:
+            break
+    return _solution(energy, state, tolerance)
+
+
+def scaled_basis(system: System) -> Float[Array, "functions variables"]:
+    """Matrix from the variables z of the optimization to coefficients, c = U (t + κ)^(-½) z."""
+    basis = system.density_basis
+    return basis.transform / jnp.sqrt(basis.kinetic_eigenvalues + KAPPA)
+
+
+def _objective(energy: TotalEnergy, z: Float[Array, "variables"]) -> Scalar:
+    return energy(SqrtDensity(scaled_basis(energy.system) @ z))
+
+
+def _retract(system: System, z: Float[Array, "variables"]) -> Float[Array, "variables"]:
+    """Scales z to N electrons: N = cᵀSc = Σ z² / (t + κ)."""
+    electrons = jnp.sum(z**2 / (system.density_basis.kinetic_eigenvalues + KAPPA))
+    return z * jnp.sqrt(system.n_electrons / electrons)
+
+
+@partial(jax.jit, static_argnames="max_steps")
+def _start(energy: TotalEnergy, density: SqrtDensity, max_steps: int) -> minimize.State:
+    basis = energy.system.density_basis
+    orthonormal = basis.transform.T @ (basis.overlap @ density.coefficients)
+    z = orthonormal * jnp.sqrt(basis.kinetic_eigenvalues + KAPPA)
+    return minimize.start(partial(_objective, energy), _retract(energy.system, z), max_steps)
+
+
+@partial(jax.jit, static_argnames="method")
+def _advance(
+    energy: TotalEnergy,
+    state: minimize.State,
+    method: minimize.Method,
+    tolerance: Float[Array, ""] | float,
+    floor: Float[Array, ""] | float,
+    limit: int,
+) -> minimize.State:
+    objective, retract = partial(_objective, energy), partial(_retract, energy.system)
+    return minimize.advance(objective, retract, state, method, tolerance, floor, limit)
+
+
+def _energy_floor(system: System) -> float:
+    """An energy below that of any density: N electrons in the 1s shell of all nuclei united.
+
+    Without repulsion that is E_nn - N Z²/2; a factor of two leaves room for exchange.
+    """
+    charge = float(np.sum(system.molecule.charges))
+    return float(system.nuclear_repulsion) - system.n_electrons * charge**2
+
+
+def _solution(energy: TotalEnergy, state: minimize.State, tolerance: float) -> Solution:
+    density = SqrtDensity(scaled_basis(energy.system) @ state.z)
+    status, steps = int(state.status), int(state.steps)
+    norm = float(jnp.linalg.norm(state.gradient))
+    components = energy.components(density)
+    history = jax.tree.map(lambda values: np.asarray(values)[: steps + 1], state.history)
+    solution = Solution(
+        energy=float(state.value),
+        density=density,
+        converged=status == minimize.CONVERGED,
+        reason=_reason(status, steps, norm, tolerance),
+        components={name: float(value) for name, value in components.items()},
+        gradient_norm=norm,
+        steps=steps,
+        history=history,
+    )
+    logger.info("%s", solution.reason)
+    return solution
+
+
+def _reason(status: int, steps: int, norm: float, tolerance: float) -> str:
+    if status == minimize.CONVERGED:
+        return f"converged: gradient norm {norm:.1e} is below {tolerance:.1e} after {steps} steps"
+    distance = f"the gradient norm is {norm:.1e}, not below {tolerance:.1e}"
+    if status == minimize.STAGNATED:
+        return (
+            f"stagnated after {steps} steps: no step lowers the energy and {distance}; "
+            "a finer grid, another guess or a larger tolerance may help"
+        )
+    if status == minimize.DIVERGED:
+        return (
+            f"diverged after {steps} steps: the next step fell below any possible energy, so the "
+            "functional is not bounded here; the density before it is kept"
+        )
+    if status == minimize.NOT_A_NUMBER:
+        return (
+            f"failed after {steps} steps: the energy or its gradient is not a number nearby; "
+            "the last good density is kept"
+        )
+    return f"stopped after {steps} steps: {distance}; raise max_steps or try another guess"

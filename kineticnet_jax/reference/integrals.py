@@ -1,0 +1,62 @@
+"""Matrix elements between Gaussian functions, computed once by PySCF on the host."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from pyscf import gto
+from scipy.linalg import eigh
+
+OVERLAP_THRESHOLD = 1e-7
+"""Combinations of normalised functions with an overlap eigenvalue below this are dropped."""
+
+COULOMB_THRESHOLD = 1e-12
+"""The same for the Coulomb metric of the auxiliary functions, scaled to a unit diagonal."""
+
+
+@dataclass(frozen=True)
+class OverlapAndKinetic:
+    """Overlap, kinetic energy, and the orthonormal functions that diagonalise the latter.
+
+    Attributes:
+        overlap: S_μν, shape (functions, functions).
+        kinetic: T_μν = ⟨χ_μ|-½∇²|χ_ν⟩ in hartree.
+        transform: columns U with UᵀSU = 1 and UᵀTU diagonal; columns of dropped combinations are
+            zero and stand last, so that the shape depends on the number of functions alone.
+        kinetic_eigenvalues: diagonal of UᵀTU in hartree, zero for dropped combinations.
+    """
+
+    overlap: Float[np.ndarray, "functions functions"]
+    kinetic: Float[np.ndarray, "functions functions"]
+    transform: Float[np.ndarray, "functions functions"]
+    kinetic_eigenvalues: Float[np.ndarray, "functions"]
+
+
+def overlap_and_kinetic(mol: gto.Mole) -> OverlapAndKinetic:
+    """Overlap and kinetic energy matrices of a basis, canonically orthogonalised."""
+    overlap, kinetic = mol.intor("int1e_ovlp"), mol.intor("int1e_kin")
+    eigenvalues, vectors = eigh(overlap)
+    kept = eigenvalues > OVERLAP_THRESHOLD
+    orthonormal = vectors[:, kept] / np.sqrt(eigenvalues[kept])
+    energies, rotation = eigh(orthonormal.T @ kinetic @ orthonormal)
+    dropped = len(kept) - len(energies)
+    return OverlapAndKinetic(
+        overlap,
+        kinetic,
+        np.pad(orthonormal @ rotation, ((0, 0), (0, dropped))),
+        np.pad(energies, (0, dropped)),
+    )
+
+
+def inverse_coulomb_root(auxiliary: gto.Mole) -> Float[np.ndarray, "functions functions"]:
+    """J^(-1/2) of the Coulomb metric J_PQ = (P|Q), with near-dependent combinations left out.
+
+    Returns:
+        Matrix A with AᵀA = J⁻¹ on the kept space; rows of dropped combinations are zero.
+    """
+    metric = auxiliary.intor("int2c2e")
+    scale = 1 / np.sqrt(np.diag(metric))
+    eigenvalues, vectors = eigh(scale[:, None] * metric * scale)
+    kept = eigenvalues > COULOMB_THRESHOLD * eigenvalues[-1]
+    factors = np.where(kept, 1 / np.sqrt(np.where(kept, eigenvalues, 1.0)), 0.0)
+    return factors[:, None] * (scale[:, None] * vectors).T

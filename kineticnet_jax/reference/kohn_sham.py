@@ -1,0 +1,147 @@
+"""Restricted Kohn–Sham ground states and initial guesses, by PySCF on the host."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from pyscf import dft, scf
+
+from kineticnet_jax.basis import Basis
+from kineticnet_jax.errors import ConvergenceError, unknown_name
+from kineticnet_jax.grid import GRID_LEVELS
+from kineticnet_jax.molecule import Molecule
+from kineticnet_jax.reference.basis_sets import build_mole, extract_basis
+
+PYSCF_XC = {"lda": "slater,vwn5", "pbe": "pbe,pbe", "blyp": "b88,lyp"}
+"""Our exchange-correlation functionals in PySCF's notation."""
+
+GUESSES = ("sad", "minao", "hcore", "random")
+"""Starting densities: superposed atomic densities, a minimal basis, the core Hamiltonian, noise."""
+
+
+@dataclass(frozen=True)
+class KohnSham:
+    """A converged restricted Kohn–Sham ground state.
+
+    Attributes:
+        energy: total energy in hartree.
+        components: its parts in hartree: kinetic, hartree, xc, external, nuclear.
+        positions: nuclear positions in bohr, shape (atoms, 3).
+        basis: the Gaussian basis of the orbitals.
+        density_matrix: D_μν, shape (functions, functions); n = Σ_μν D_μν χ_μ χ_ν.
+        orbitals: coefficients φ_i = Σ_μ C_μi χ_μ, shape (functions, orbitals).
+        orbital_energies: ε_i in hartree, ascending.
+        occupations: 2 or 0 for every orbital.
+        seconds: wall time of the calculation.
+    """
+
+    energy: float
+    components: dict[str, float]
+    positions: Float[np.ndarray, "atoms 3"]
+    basis: Basis
+    density_matrix: Float[np.ndarray, "functions functions"]
+    orbitals: Float[np.ndarray, "functions orbitals"]
+    orbital_energies: Float[np.ndarray, "orbitals"]
+    occupations: Float[np.ndarray, "orbitals"]
+    seconds: float
+
+
+def kohn_sham(
+    molecule: Molecule,
+    xc: str = "blyp",
+    basis: str = "cc-pvdz",
+    grid_level: int = 3,
+    tolerance: float = 1e-10,
+    max_cycles: int = 100,
+) -> KohnSham:
+    """Converged Kohn–Sham ground state of a molecule.
+
+    DIIS first; if it does not converge, a second-order method from where it stopped.
+
+    Args:
+        molecule: the molecule.
+        xc: exchange-correlation functional: "lda", "pbe" or "blyp".
+        basis: orbital basis, as in `build_mole`.
+        grid_level: quadrature grid of the exchange-correlation energy, 0 to 5.
+        tolerance: change of the total energy at convergence, in hartree.
+        max_cycles: largest number of cycles of each of the two methods.
+
+    Returns:
+        Energies, density and orbitals as NumPy arrays.
+
+    Raises:
+        InputError: for an unknown functional, basis or element.
+        ConvergenceError: if neither method converges.
+    """
+    if xc not in PYSCF_XC:
+        raise unknown_name("xc functional", xc, PYSCF_XC)
+    if grid_level not in GRID_LEVELS:
+        raise unknown_name("grid level", str(grid_level), map(str, GRID_LEVELS))
+    start = time.perf_counter()
+    mol = build_mole(molecule, basis)
+    field = dft.RKS(mol, xc=PYSCF_XC[xc])
+    field.grids.level = grid_level
+    field.conv_tol, field.conv_tol_grad, field.max_cycle = tolerance, 1e-6, max_cycles
+    field.kernel()
+    if not field.converged:
+        second_order = field.newton()
+        second_order.max_cycle = max_cycles
+        second_order.kernel(field.mo_coeff, field.mo_occ)
+        field = second_order
+    if not field.converged:
+        raise ConvergenceError(
+            f"Kohn–Sham {xc}/{basis} of {molecule.formula} did not converge in {max_cycles} cycles "
+            "of DIIS and as many of a second-order method; try another basis or geometry"
+        )
+    density_matrix = np.asarray(field.make_rdm1())
+    return KohnSham(
+        energy=float(field.e_tot),
+        components=_components(field, density_matrix),
+        positions=np.asarray(molecule.positions, dtype=np.float64),
+        basis=extract_basis(mol),
+        density_matrix=density_matrix,
+        orbitals=np.asarray(field.mo_coeff),
+        orbital_energies=np.asarray(field.mo_energy),
+        occupations=np.asarray(field.mo_occ),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def guess_density_matrix(
+    molecule: Molecule, basis: str, guess: str
+) -> Float[np.ndarray, "functions functions"]:
+    """Density matrix of a starting guess in an orbital basis.
+
+    Args:
+        molecule: the molecule.
+        basis: orbital basis, as in `build_mole`.
+        guess: "sad" (spherical Hartree–Fock atoms), "minao" (a projected minimal basis) or
+            "hcore" (lowest orbitals of the core Hamiltonian).
+
+    Raises:
+        InputError: for an unknown basis, element or guess.
+    """
+    mol = build_mole(molecule, basis)
+    makers = {
+        "sad": scf.hf.init_guess_by_atom,
+        "minao": scf.hf.init_guess_by_minao,
+        "hcore": scf.hf.init_guess_by_1e,
+    }
+    if guess not in makers:
+        raise unknown_name("guess", guess, GUESSES)
+    return np.asarray(makers[guess](mol))
+
+
+def _components(
+    field: dft.rks.RKS, density_matrix: Float[np.ndarray, "functions functions"]
+) -> dict[str, float]:
+    mol = field.mol
+    potential = field.get_veff(mol, density_matrix)
+    return {
+        "kinetic": float(np.vdot(mol.intor("int1e_kin"), density_matrix)),
+        "hartree": float(potential.ecoul),
+        "xc": float(potential.exc),
+        "external": float(np.vdot(mol.intor("int1e_nuc"), density_matrix)),
+        "nuclear": float(mol.energy_nuc()),
+    }

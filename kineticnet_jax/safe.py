@@ -1,0 +1,221 @@
+"""Primitives whose values and derivatives stay finite where a density vanishes.
+
+A semilocal energy density is n f, with the energy per electron f a function of the variables of
+`Local`. Its derivatives are taken with respect to log n and s^2 rather than n and |∇n|^2, and
+`1/n` enters once per derivative, as the last factor. Every intermediate number is then about as
+large as the result, which lets float32 reach densities of 1e-30, where n^(-5/3) and |∇n|^2 are not
+representable.
+"""
+
+# The shape strings of jaxtyping are not forward references.
+# ruff: noqa: F722, F821
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+# Taylor coefficients of cosh(sqrt z) = sum_k z^k / (2k)!; the first one left out is 4e-19.
+_COSH_SQRT_SERIES = tuple(1 / math.factorial(2 * k) for k in range(10))
+
+# Taylor coefficients of asinh(sqrt z) / sqrt z = sum_k (-1/4)^k binom(2k, k) z^k / (2k + 1).
+_ASINH_SQRT_SERIES = tuple((-0.25) ** k * math.comb(2 * k, k) / (2 * k + 1) for k in range(14))
+
+# Below this z the series is used: there the closed form loses digits in its second derivative as
+# eps / z^2, while the 14 terms are exact to 1e-17.
+_ASINH_SQRT_SWITCH = 1 / 16
+
+# s^2 n^(8/3) / |∇n|^2, from s = |∇n| / (2 (3π^2)^(1/3) n^(4/3)).
+_S2 = 1 / (4 * (3 * math.pi**2) ** (2 / 3))
+
+# Densities below 0.2 finfo.max^(-3/4) (8e-31 in float32, 1e-232 in float64) count as vacuum. The
+# largest second derivative, that of GGA exchange with respect to ∇n, is 0.01 n^(-4/3) and stays a
+# tenth of finfo.max above.
+_VACUUM = (0.2, -0.75)
+
+
+class Local(NamedTuple):
+    """Local density variables on which an energy per electron depends.
+
+    Attributes:
+        cbrt_n: n^(1/3), shape (points), bohr^-1.
+        inv_cbrt_n: n^(-1/3), shape (points), bohr.
+        s2: Square of the reduced gradient s = |∇n| / (2 (3π^2)^(1/3) n^(4/3)), shape (points).
+    """
+
+    cbrt_n: Float[Array, "*points"]
+    inv_cbrt_n: Float[Array, "*points"]
+    s2: Float[Array, "*points"]
+
+
+PerElectron = Callable[[Local], Float[Array, "*points"]]
+
+
+@jax.custom_jvp
+def inverse(x: Float[Array, "*points"]) -> Float[Array, "*points"]:
+    """Reciprocal of a large number, differentiated without forming its square.
+
+    d(1/x) = -(1/x) (dx/x)
+
+    Args:
+        x: Denominator, non-zero, any shape.
+
+    Returns:
+        1/x, shape of x.
+    """
+    return 1 / x
+
+
+@inverse.defjvp
+def _inverse_jvp(primals, tangents):
+    r = inverse(primals[0])
+    return r, -r * (r * tangents[0])
+
+
+def _horner(z, coefficients):
+    return functools.reduce(lambda total, c: total * z + c, reversed(coefficients))
+
+
+def sech_sqrt(z: Float[Array, "*points"]) -> Float[Array, "*points"]:
+    """Hyperbolic secant of a square root, smooth at zero and 0 at infinity.
+
+    h(z) = 1 / cosh(sqrt z)
+
+    Args:
+        z: Non-negative argument, any shape.
+
+    Returns:
+        h(z), shape of z.
+    """
+    small = z < 1
+    series = inverse(_horner(jnp.where(small, z, 0), _COSH_SQRT_SERIES))
+    t = jnp.exp(-jnp.sqrt(jnp.where(small, 1, z)))
+    return jnp.where(small, series, 2 * t / (1 + t * t))
+
+
+def x_asinh_x(z: Float[Array, "*points"]) -> Float[Array, "*points"]:
+    """Product x asinh(x) as a smooth function of z = x^2.
+
+    p(z) = sqrt(z) asinh(sqrt z)
+
+    Args:
+        z: Non-negative argument, any shape.
+
+    Returns:
+        p(z), shape of z.
+    """
+    small = z < _ASINH_SQRT_SWITCH
+    z_small = jnp.where(small, z, 0)
+    z_large = jnp.where(small, 1, z)
+    x = jnp.sqrt(z_large)
+    closed = x * jnp.log(x + jnp.sqrt(1 + z_large))
+    return jnp.where(small, z_small * _horner(z_small, _ASINH_SQRT_SERIES), closed)
+
+
+def _inverse_cube_root(n):
+    # Faster on CPUs than cbrt; one Newton step takes back the rounding of log n.
+    r = jnp.exp(jnp.log(n) * (-1 / 3))
+    return r * (4 - n * r * r * r) * (1 / 3)
+
+
+def _d_log_n(f: PerElectron) -> PerElectron:
+    """Derivative with respect to log n at fixed ∇n."""
+    d_s2 = _d_s2(f)
+
+    def derivative(p):
+        def along(cbrt_n, inv_cbrt_n):
+            return f(Local(cbrt_n, inv_cbrt_n, p.s2))
+
+        point = (p.cbrt_n, p.inv_cbrt_n)
+        d_powers = jax.jvp(along, point, (p.cbrt_n / 3, -p.inv_cbrt_n / 3))[1]
+        return d_powers - (8 / 3) * (p.s2 * d_s2(p))
+
+    return derivative
+
+
+def _d_s2(f: PerElectron) -> PerElectron:
+    def derivative(p):
+        return jax.jvp(lambda s2: f(p._replace(s2=s2)), (p.s2,), (jnp.ones_like(p.s2),))[1]
+
+    return derivative
+
+
+def _reduced_gradient(n, grad_n):
+    return grad_n / n[..., None] * _inverse_cube_root(n)[..., None]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _evaluate(f, n, grad_n):
+    inv_cbrt_n = _inverse_cube_root(n)
+    s2 = _S2 * jnp.sum(_reduced_gradient(n, grad_n) ** 2, axis=-1)
+    return f(Local(n * inv_cbrt_n * inv_cbrt_n, inv_cbrt_n, s2))
+
+
+@_evaluate.defjvp
+def _evaluate_jvp(f, primals, tangents):
+    n, grad_n = primals
+    n_dot, grad_n_dot = tangents
+    x = _reduced_gradient(n, grad_n)
+    d_x2 = _evaluate(lambda p: _S2 * p.inv_cbrt_n * _d_s2(f)(p), n, grad_n)
+    d_gradient = 2 * d_x2 * jnp.sum(x * grad_n_dot, axis=-1)
+    tangent = (_evaluate(_d_log_n(f), n, grad_n) * n_dot + d_gradient) / n
+    return _evaluate(f, n, grad_n), tangent
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _evaluate_times_slope(f, n, grad_n):
+    return _evaluate(f, n, grad_n)[..., None] * (grad_n / n[..., None])
+
+
+@_evaluate_times_slope.defjvp
+def _evaluate_times_slope_jvp(f, primals, tangents):
+    n, grad_n = primals
+    n_dot, grad_n_dot = tangents
+    x = _reduced_gradient(n, grad_n)
+    d_n = _evaluate_times_slope(lambda p: _d_log_n(f)(p) - f(p), n, grad_n)
+    d_x2 = _evaluate(lambda p: _S2 * _d_s2(f)(p), n, grad_n)
+    d_gradient = 2 * (d_x2[..., None] * x) * jnp.sum(x * grad_n_dot, axis=-1, keepdims=True)
+    isotropic = _evaluate(f, n, grad_n)[..., None] * grad_n_dot
+    tangent = (d_n * n_dot[..., None] + isotropic + d_gradient) / n[..., None]
+    return _evaluate_times_slope(f, n, grad_n), tangent
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _density(f, n, grad_n):
+    return n * _evaluate(f, n, grad_n)
+
+
+@_density.defjvp
+def _density_jvp(f, primals, tangents):
+    n_dot, grad_n_dot = tangents
+    d_n = _evaluate(lambda p: f(p) + _d_log_n(f)(p), *primals)
+    d_grad_n = _evaluate_times_slope(
+        lambda p: (2 * _S2) * p.inv_cbrt_n * p.inv_cbrt_n * _d_s2(f)(p), *primals
+    )
+    return _density(f, *primals), d_n * n_dot + jnp.sum(d_grad_n * grad_n_dot, axis=-1)
+
+
+def energy_density(
+    per_electron: PerElectron, n: Float[Array, "*points"], grad_n: Float[Array, "*points 3"]
+) -> Float[Array, "*points"]:
+    """Energy per volume of a semilocal functional, zero where there is no density.
+
+    e = n f(n^(1/3), s^2)
+
+    Args:
+        per_electron: Energy per electron f as a function of the local variables, Ha.
+        n: Electron density, shape (points), bohr^-3.
+        grad_n: Density gradient, shape (points, 3), bohr^-4.
+
+    Returns:
+        Energy density e, shape (points), Ha/bohr^3.
+    """
+    scale, exponent = _VACUUM
+    vacuum = n < scale * float(jnp.finfo(n.dtype).max) ** exponent
+    n = jnp.where(vacuum, 1, n)
+    grad_n = jnp.where(vacuum[..., None], 0, grad_n)
+    return jnp.where(vacuum, 0, _density(per_electron, n, grad_n))

@@ -1,0 +1,189 @@
+"""Everything about a molecule that its orbital-free energy needs, as arrays made once."""
+
+import logging
+import warnings
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from kineticnet_jax.basis import coulomb_potential, evaluate_with_gradient
+from kineticnet_jax.electrostatics import nuclear_attraction, nuclear_repulsion
+from kineticnet_jax.errors import unknown_name
+from kineticnet_jax.grid import Grid, molecular_grid
+from kineticnet_jax.molecule import Molecule
+from kineticnet_jax.types import PerPoint, Scalar
+
+logger = logging.getLogger(__name__)
+
+DENSITY_BASES = ("reference", "even-tempered")
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["on_grid", "overlap", "kinetic", "transform", "kinetic_eigenvalues"],
+    meta_fields=["name"],
+)
+@dataclass(frozen=True)
+class DensityBasis:
+    """The functions χ_μ in which ψ = √n is expanded.
+
+    Attributes:
+        on_grid: [χ, ∂_x χ, ∂_y χ, ∂_z χ] on the grid, shape (functions, 4, points).
+        overlap: S_μν.
+        kinetic: T_μν = ⟨χ_μ|-½∇²|χ_ν⟩ in hartree.
+        transform: U with UᵀSU = 1 and UᵀTU diagonal, zero columns last (dropped combinations).
+        kinetic_eigenvalues: diagonal of UᵀTU in hartree.
+        name: the basis set.
+    """
+
+    on_grid: Float[Array, "functions 4 points"]
+    overlap: Float[Array, "functions functions"]
+    kinetic: Float[Array, "functions functions"]
+    transform: Float[Array, "functions functions"]
+    kinetic_eigenvalues: Float[Array, "functions"]
+    name: str
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[
+        "molecule",
+        "grid",
+        "density_basis",
+        "hartree_operator",
+        "external_potential",
+        "nuclear_repulsion",
+    ],
+    meta_fields=["n_electrons", "basis"],
+)
+@dataclass(frozen=True)
+class System:
+    """A molecule with its grid, density basis and Coulomb operators; a pytree of arrays.
+
+    Attributes:
+        molecule: charges and positions.
+        grid: quadrature points and weights.
+        density_basis: the functions of ψ = √n on the grid.
+        hartree_operator: orthonormalised auxiliary potentials, shape (auxiliaries, points).
+        external_potential: potential of the nuclei on the grid in hartree.
+        nuclear_repulsion: energy in hartree.
+        n_electrons: number of electrons.
+        basis: orbital basis of Kohn–Sham references and initial guesses.
+    """
+
+    molecule: Molecule
+    grid: Grid
+    density_basis: DensityBasis
+    hartree_operator: Float[Array, "auxiliaries points"]
+    external_potential: PerPoint
+    nuclear_repulsion: Scalar
+    n_electrons: int
+    basis: str
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Working precision of the arrays."""
+        return np.dtype(self.grid.weights.dtype)
+
+
+def prepare(
+    molecule: Molecule,
+    basis: str = "cc-pvdz",
+    density_basis: str | None = None,
+    grid_level: int = 3,
+    dtype: np.typing.DTypeLike | None = None,
+) -> System:
+    """Computes all geometry-dependent arrays of an orbital-free calculation.
+
+    Everything is computed in float64 and then rounded to the working precision.
+
+    Args:
+        molecule: the molecule.
+        basis: orbital basis of references and guesses: a name PySCF knows, "unc-" in front for its
+            uncontracted form.
+        density_basis: basis of √n: "reference" (the orbital basis itself), "even-tempered", or any
+            basis name; by default "reference" for two electrons, where the von Weizsäcker
+            functional is then exact, and "even-tempered" for more.
+        grid_level: 0 (coarse) to 5 (fine); level 2 is the least for energies.
+        dtype: working precision; by default float64 if JAX has it enabled, else float32.
+
+    Returns:
+        The system.
+
+    Raises:
+        InputError: for an unknown basis or grid level, or an element without functions.
+    """
+    # PySCF takes a second to import, which evaluating a functional on given arrays does not need.
+    from kineticnet_jax import reference
+
+    if density_basis is None:
+        density_basis = "reference" if molecule.n_electrons == 2 else "even-tempered"
+    name = basis if density_basis == "reference" else density_basis
+    dtype = _working_precision(dtype)
+    reference.build_mole(molecule, basis)
+    mol = reference.build_mole(molecule, name)
+    auxiliary = reference.build_mole(molecule, reference.AUXILIARY)
+    matrices = reference.overlap_and_kinetic(mol)
+    root = reference.inverse_coulomb_root(auxiliary)
+    with jax.enable_x64(True):
+        positions = jnp.asarray(molecule.positions)
+        grid = molecular_grid(molecule, grid_level)
+        potentials = _coulomb_potential(
+            reference.extract_basis(auxiliary), positions, jnp.asarray(grid.points)
+        )
+        density_basis_arrays = DensityBasis(
+            _evaluate(reference.extract_basis(mol), positions, jnp.asarray(grid.points)),
+            jnp.asarray(matrices.overlap),
+            jnp.asarray(matrices.kinetic),
+            jnp.asarray(matrices.transform),
+            jnp.asarray(matrices.kinetic_eigenvalues),
+            name.lower(),
+        )
+        system = System(
+            molecule,
+            grid,
+            density_basis_arrays,
+            jnp.asarray(root) @ potentials,
+            nuclear_attraction(molecule.charges, positions, grid.points),
+            nuclear_repulsion(molecule.charges, positions),
+            molecule.n_electrons,
+            basis.lower(),
+        )
+        if dtype == np.float64:
+            return system
+    return cast(system, dtype)
+
+
+def cast(system: System, dtype: np.typing.DTypeLike) -> System:
+    """Rounds all floating-point arrays of a system to another precision."""
+
+    def convert(leaf: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
+        if not np.issubdtype(leaf.dtype, np.floating):
+            return leaf
+        return jnp.asarray(np.asarray(leaf).astype(np.dtype(dtype)))
+
+    return jax.tree.map(convert, system)
+
+
+def _working_precision(dtype: np.typing.DTypeLike | None) -> np.dtype:
+    enabled = bool(jax.config.jax_enable_x64)
+    if dtype is None and not enabled:
+        warnings.warn(
+            "float64 is off in JAX, so the system is float32 and energies are good to about 1 mHa; "
+            'call jax.config.update("jax_enable_x64", True) first, or pass dtype="float32" to keep it',
+            stacklevel=3,
+        )
+    chosen = np.dtype(dtype if dtype is not None else (np.float64 if enabled else np.float32))
+    if chosen not in (np.float32, np.float64):
+        raise unknown_name("dtype", str(chosen), ("float32", "float64"))
+    if chosen == np.float64 and not enabled:
+        raise unknown_name("dtype", "float64", ("float32",))
+    return chosen
+
+
+_evaluate = jax.jit(evaluate_with_gradient)
+_coulomb_potential = jax.jit(coulomb_potential)

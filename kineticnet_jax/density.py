@@ -48,8 +48,7 @@ class SqrtDensity:
     def amplitude(self, system: System) -> tuple[PerPoint, Points]:
         """ψ and ∇ψ on the grid."""
         c = self.normalized(system).coefficients
-        on_grid = system.density_basis.on_grid
-        values = (c @ on_grid.reshape(len(c), -1)).reshape(4, -1)
+        values = (c @ system.density_basis.on_grid).reshape(4, -1)
         return values[0], values[1:].T
 
     def on_grid(self, system: System) -> GridDensity:
@@ -124,7 +123,8 @@ def initial_density(system: System, guess: str = "sad", seed: int = 0) -> SqrtDe
         damping = 1 / (1 + np.asarray(basis.kinetic_eigenvalues))
         noise = np.random.default_rng(seed).normal(size=damping.shape) * damping
         coefficients = basis.transform @ noise.astype(system.dtype)
-        return SqrtDensity(coefficients).normalized(system)
+        # A node of ψ can survive the optimization, as an excited state; a fit to √n has none.
+        return fit_sqrt_density(system, SqrtDensity(coefficients))
     from kineticnet_jax import reference
 
     if guess not in reference.GUESSES:
@@ -147,7 +147,7 @@ def fit_sqrt_density(system: System, density: Density) -> SqrtDensity:
     """
     basis = system.density_basis
     root = jnp.sqrt(jnp.maximum(density.on_grid(system).n, 0.0))
-    projections = basis.on_grid[:, 0] @ (system.grid.weights * root)
+    projections = basis.on_grid[:, : len(root)] @ (system.grid.weights * root)
     coefficients = basis.transform @ (basis.transform.T @ projections)
     return SqrtDensity(coefficients).normalized(system)
 

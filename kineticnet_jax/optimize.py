@@ -75,7 +75,7 @@ def optimize_density(
     xc: str = "blyp",
     guess: str | SqrtDensity = "sad",
     *,
-    method: minimize.Method = "newton",
+    method: minimize.Method = "lbfgs",
     tolerance: float | None = None,
     max_steps: int = 200,
     seed: int = 0,
@@ -93,7 +93,8 @@ def optimize_density(
         functional: kinetic energy functional or its name.
         xc: exchange-correlation functional: "lda", "pbe", "blyp" or "none".
         guess: name of a starting guess ("sad", "minao", "hcore", "random") or a density.
-        method: "newton" (truncated Newton) or "lbfgs" (limited-memory quasi-Newton).
+        method: "lbfgs" (limited-memory quasi-Newton) or "newton" (truncated Newton: a third of the
+            steps, each with several Hessian-vector products).
         tolerance: gradient norm at convergence; by default 1e-6 in float64, 1e-3 in float32.
         max_steps: largest number of steps.
         seed: of the random guess.

@@ -7,9 +7,6 @@ large as the result, which lets float32 reach densities of 1e-30, where n^(-5/3)
 representable.
 """
 
-# The shape strings of jaxtyping are not forward references.
-# ruff: noqa: F722, F821
-
 import functools
 import math
 from collections.abc import Callable
@@ -32,10 +29,14 @@ _ASINH_SQRT_SWITCH = 1 / 16
 # s^2 n^(8/3) / |∇n|^2, from s = |∇n| / (2 (3π^2)^(1/3) n^(4/3)).
 _S2 = 1 / (4 * (3 * math.pi**2) ** (2 / 3))
 
-# Densities below 0.2 finfo.max^(-3/4) (8e-31 in float32, 1e-232 in float64) count as vacuum. The
-# largest second derivative, that of GGA exchange with respect to ∇n, is 0.01 n^(-4/3) and stays a
-# tenth of finfo.max above.
-_VACUUM = (0.2, -0.75)
+# The largest second derivative, that of GGA exchange with respect to ∇n, is 0.01 n^(-4/3). It is
+# representable down to 0.07 finfo.max^(-3/4), which is 9e-31 in float32 and 5e-233 in float64.
+_VACUUM_PREFACTOR = 0.07
+_VACUUM_EXPONENT = -0.75
+
+# x^2 / s^2 for x = |∇n_σ| / n_σ^(4/3), the reduced gradient of one spin of a closed shell, where
+# n_σ = n/2.
+SPIN_X2_OVER_S2 = 4 * (6 * math.pi**2) ** (2 / 3)
 
 
 class Local(NamedTuple):
@@ -122,34 +123,46 @@ def _inverse_cube_root(n):
     return r * (4 - n * r * r * r) * (1 / 3)
 
 
-def _d_log_n(f: PerElectron) -> PerElectron:
-    """Derivative with respect to log n at fixed ∇n."""
-    d_s2 = _d_s2(f)
+def _slope(n, grad_n):
+    """∇n / n."""
+    r = _inverse_cube_root(n)
+    return grad_n * (r * r * r)[..., None]
 
-    def derivative(p):
-        def along(cbrt_n, inv_cbrt_n):
-            return f(Local(cbrt_n, inv_cbrt_n, p.s2))
 
-        point = (p.cbrt_n, p.inv_cbrt_n)
-        d_powers = jax.jvp(along, point, (p.cbrt_n / 3, -p.inv_cbrt_n / 3))[1]
-        return d_powers - (8 / 3) * (p.s2 * d_s2(p))
-
-    return derivative
+def _reduced_gradient(n, grad_n):
+    """Vector x = ∇n n^(-4/3), in an order that keeps n^(-4/3) from overflowing."""
+    return _slope(n, grad_n) * _inverse_cube_root(n)[..., None]
 
 
 def _d_s2(f: PerElectron) -> PerElectron:
+    """Derivative with respect to s^2 at fixed n."""
+
     def derivative(p):
         return jax.jvp(lambda s2: f(p._replace(s2=s2)), (p.s2,), (jnp.ones_like(p.s2),))[1]
 
     return derivative
 
 
-def _reduced_gradient(n, grad_n):
-    return grad_n / n[..., None] * _inverse_cube_root(n)[..., None]
+def _d_log_n(f: PerElectron) -> PerElectron:
+    """Derivative with respect to log n at fixed ∇n."""
+
+    def derivative(p):
+        def at_fixed_s(cbrt_n, inv_cbrt_n):
+            return f(Local(cbrt_n, inv_cbrt_n, p.s2))
+
+        cube_roots = (p.cbrt_n, p.inv_cbrt_n)
+        d_at_fixed_s = jax.jvp(at_fixed_s, cube_roots, (p.cbrt_n / 3, -p.inv_cbrt_n / 3))[1]
+        return d_at_fixed_s - (8 / 3) * (p.s2 * _d_s2(f)(p))
+
+    return derivative
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _evaluate(f, n, grad_n):
+    """Field f of the local variables.
+
+    df = (df/dlog n) dn/n + 2 (df/dx^2) x·d∇n / n^(4/3)
+    """
     inv_cbrt_n = _inverse_cube_root(n)
     s2 = _S2 * jnp.sum(_reduced_gradient(n, grad_n) ** 2, axis=-1)
     return f(Local(n * inv_cbrt_n * inv_cbrt_n, inv_cbrt_n, s2))
@@ -157,45 +170,53 @@ def _evaluate(f, n, grad_n):
 
 @_evaluate.defjvp
 def _evaluate_jvp(f, primals, tangents):
-    n, grad_n = primals
+    n, _ = primals
     n_dot, grad_n_dot = tangents
-    x = _reduced_gradient(n, grad_n)
-    d_x2 = _evaluate(lambda p: _S2 * p.inv_cbrt_n * _d_s2(f)(p), n, grad_n)
-    d_gradient = 2 * d_x2 * jnp.sum(x * grad_n_dot, axis=-1)
-    tangent = (_evaluate(_d_log_n(f), n, grad_n) * n_dot + d_gradient) / n
-    return _evaluate(f, n, grad_n), tangent
+    along_x = jnp.sum(_reduced_gradient(*primals) * grad_n_dot, axis=-1)
+    d_log_n = _evaluate(_d_log_n(f), *primals)
+    d_x2 = _evaluate(lambda p: _S2 * p.inv_cbrt_n * _d_s2(f)(p), *primals)
+    return _evaluate(f, *primals), (d_log_n * n_dot + 2 * d_x2 * along_x) / n
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _evaluate_times_slope(f, n, grad_n):
-    return _evaluate(f, n, grad_n)[..., None] * (grad_n / n[..., None])
+    """Vector f ∇n/n, with a rule of its own because the gradient of f alone may overflow.
+
+    d(f ∇n/n) = (df/dlog n - f) ∇n/n dn/n + f d∇n/n + 2 (df/dx^2) x (x·d∇n) / n
+    """
+    return _evaluate(f, n, grad_n)[..., None] * _slope(n, grad_n)
 
 
 @_evaluate_times_slope.defjvp
 def _evaluate_times_slope_jvp(f, primals, tangents):
-    n, grad_n = primals
+    n, _ = primals
     n_dot, grad_n_dot = tangents
-    x = _reduced_gradient(n, grad_n)
-    d_n = _evaluate_times_slope(lambda p: _d_log_n(f)(p) - f(p), n, grad_n)
-    d_x2 = _evaluate(lambda p: _S2 * _d_s2(f)(p), n, grad_n)
-    d_gradient = 2 * (d_x2[..., None] * x) * jnp.sum(x * grad_n_dot, axis=-1, keepdims=True)
-    isotropic = _evaluate(f, n, grad_n)[..., None] * grad_n_dot
-    tangent = (d_n * n_dot[..., None] + isotropic + d_gradient) / n[..., None]
-    return _evaluate_times_slope(f, n, grad_n), tangent
+    x = _reduced_gradient(*primals)
+    along_x = jnp.sum(x * grad_n_dot, axis=-1)
+    d_log_n = _evaluate_times_slope(lambda p: _d_log_n(f)(p) - f(p), *primals)
+    d_x2 = _evaluate(lambda p: _S2 * _d_s2(f)(p), *primals)
+    tangent = d_log_n * n_dot[..., None] + _evaluate(f, *primals)[..., None] * grad_n_dot
+    tangent = tangent + 2 * (d_x2[..., None] * x) * along_x[..., None]
+    return _evaluate_times_slope(f, *primals), tangent / n[..., None]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _density(f, n, grad_n):
+    """Energy per volume n f.
+
+    d(n f) = (f + df/dlog n) dn + 2 (df/dx^2) n^(-2/3) (∇n/n)·d∇n
+    """
     return n * _evaluate(f, n, grad_n)
 
 
 @_density.defjvp
 def _density_jvp(f, primals, tangents):
+    def conjugate(p):
+        return (2 * _S2) * p.inv_cbrt_n * p.inv_cbrt_n * _d_s2(f)(p)
+
     n_dot, grad_n_dot = tangents
     d_n = _evaluate(lambda p: f(p) + _d_log_n(f)(p), *primals)
-    d_grad_n = _evaluate_times_slope(
-        lambda p: (2 * _S2) * p.inv_cbrt_n * p.inv_cbrt_n * _d_s2(f)(p), *primals
-    )
+    d_grad_n = _evaluate_times_slope(conjugate, *primals)
     return _density(f, *primals), d_n * n_dot + jnp.sum(d_grad_n * grad_n_dot, axis=-1)
 
 
@@ -214,8 +235,8 @@ def energy_density(
     Returns:
         Energy density e, shape (points), Ha/bohr^3.
     """
-    scale, exponent = _VACUUM
-    vacuum = n < scale * float(jnp.finfo(n.dtype).max) ** exponent
+    largest = float(jnp.finfo(jnp.result_type(n)).max)
+    vacuum = n < _VACUUM_PREFACTOR * largest**_VACUUM_EXPONENT
     n = jnp.where(vacuum, 1, n)
     grad_n = jnp.where(vacuum[..., None], 0, grad_n)
     return jnp.where(vacuum, 0, _density(per_electron, n, grad_n))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from kineticnet_jax.basis import coulomb_potential, evaluate_with_gradient
+from kineticnet_jax.basis import Basis, coulomb_potential, evaluate_with_gradient
 from kineticnet_jax.electrostatics import nuclear_attraction, nuclear_repulsion
 from kineticnet_jax.errors import unknown_name
 from kineticnet_jax.grid import Grid, molecular_grid
@@ -32,7 +32,8 @@ class DensityBasis:
     """The functions χ_μ in which ψ = √n is expanded.
 
     Attributes:
-        on_grid: [χ, ∂_x χ, ∂_y χ, ∂_z χ] on the grid, shape (functions, 4, points).
+        on_grid: χ, ∂_x χ, ∂_y χ and ∂_z χ on the grid one after the other, shape
+            (functions, 4 · points). Kept flat: products with it then run at memory bandwidth.
         overlap: S_μν.
         kinetic: T_μν = ⟨χ_μ|-½∇²|χ_ν⟩ in hartree.
         transform: U with UᵀSU = 1 and UᵀTU diagonal, zero columns last (dropped combinations).
@@ -40,7 +41,7 @@ class DensityBasis:
         name: the basis set.
     """
 
-    on_grid: Float[Array, "functions 4 points"]
+    on_grid: Float[Array, "functions samples"]
     overlap: Float[Array, "functions functions"]
     kinetic: Float[Array, "functions functions"]
     transform: Float[Array, "functions functions"]
@@ -185,5 +186,11 @@ def _working_precision(dtype: np.typing.DTypeLike | None) -> np.dtype:
     return chosen
 
 
-_evaluate = jax.jit(evaluate_with_gradient)
+@jax.jit
+def _evaluate(
+    basis: Basis, positions: Float[Array, "atoms 3"], points: Float[Array, "points 3"]
+) -> Float[Array, "functions samples"]:
+    return evaluate_with_gradient(basis, positions, points).reshape(basis.size, -1)
+
+
 _coulomb_potential = jax.jit(coulomb_potential)

@@ -4,15 +4,19 @@ Each density is a function of n and ∇n and is the energy per volume. The gradi
 the reduced gradient s = |∇n| / (2 (3π^2)^(1/3) n^(4/3)).
 """
 
-# The shape strings of jaxtyping are not forward references.
-# ruff: noqa: F722, F821
-
 import math
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kineticnet_jax.safe import Local, energy_density, inverse, sech_sqrt, x_asinh_x
+from kineticnet_jax.safe import (
+    SPIN_X2_OVER_S2,
+    Local,
+    energy_density,
+    inverse,
+    sech_sqrt,
+    x_asinh_x,
+)
 
 # Kinetic energy of the uniform electron gas: Parr and Yang, Density-Functional Theory of Atoms and
 # Molecules (1989), Sec. 3.1.
@@ -31,9 +35,6 @@ _THAKKAR_SQUARE = 0.0055
 _THAKKAR_ASINH = 0.0253
 _THAKKAR_LINEAR = 0.072
 _THAKKAR_SATURATION = 2 * 4 ** (1 / 3)
-
-# x^2 / s^2 of one spin of a closed shell, where n_σ = n/2.
-_X2_OVER_S2 = 4 * (6 * math.pi**2) ** (2 / 3)
 
 
 def _thomas_fermi(p: Local) -> Float[Array, "*points"]:
@@ -54,7 +55,7 @@ def _lkt_pauli(p: Local) -> Float[Array, "*points"]:
 
 
 def _thakkar(p: Local) -> Float[Array, "*points"]:
-    x2 = _X2_OVER_S2 * p.s2
+    x2 = SPIN_X2_OVER_S2 * p.s2
     square = _THAKKAR_SQUARE * x2 * inverse(1 + _THAKKAR_ASINH * x_asinh_x(x2))
     # The density has a cusp at x = 0. Rounding it off within x of about eps gives it the zero
     # gradient and finite curvature there, and moves its value by less than one rounding.

@@ -28,6 +28,9 @@ _SUGGESTED = ("sto-3g", "6-31g", "cc-pvdz", "cc-pvtz", "cc-pvqz", "aug-cc-pvdz",
 _RANGE_LIGHT = {0: (0.8, 1.2), 1: (0.5, 4.3), 2: (0.38, 2.8)}
 _RANGE = {0: (0.5, 0.6), 1: (0.7, 1.2), 2: (0.39, 5.2), 3: (0.35, 2.8)}
 
+# Auxiliary p, d and f functions of hydrogen. The published ones miss 0.03 mHa of stretched H2.
+_AUXILIARY_HYDROGEN = {1: (0.25, 3.5), 2: (0.5, 3.0), 3: (1.0, 1.8)}
+
 PySCFBasis = dict[str, list]
 
 
@@ -113,7 +116,7 @@ def _load(name: str, element: str) -> list:
             core_potential = gto.basis.load_ecp(name, element)
         except Exception:  # PySCF signals "no such table" by errors of several kinds.
             core_potential = None
-    if core_potential and atomic_numbers[element] > 36:
+    if core_potential:
         raise InputError(
             f"basis '{name}' replaces the core of {element} by a potential; use an all-electron basis"
         )
@@ -167,6 +170,7 @@ def _auxiliary(element: str) -> list:
     cc-pVTZ-JKFIT where it exists, else products of cc-pVTZ as PySCF makes them, with the s functions
     replaced by a dense even-tempered row up to twice the largest orbital exponent: the published s
     functions fit the contracted cores they were made for, and lose 0.05 mHa for neon in cc-pVDZ.
+    Hydrogen has rows of its own for the other angular momenta too.
 
     Reference: F. Weigend, Phys. Chem. Chem. Phys. 4, 4285 (2002).
     """
@@ -178,6 +182,10 @@ def _auxiliary(element: str) -> list:
         shells = _lookup("def2-universal-jkfit", element)
     if shells is None:
         raise InputError(f"there is no density-fitting basis for element {element}")
+    if element == "H":
+        shells = [shell for shell in shells if shell[0] == 0]
+        for l, (low, high) in _AUXILIARY_HYDROGEN.items():
+            shells += _geometric(l, low, high, 2.2)
     s_exponents = [row[0] for l, *rows in shells if l == 0 for row in rows]
     highest = max(2 * _exponents(element)[0][1], *s_exponents)
     return [shell for shell in shells if shell[0] > 0] + _geometric(

@@ -3,13 +3,14 @@
 import time
 from dataclasses import dataclass
 
+import jax
 import numpy as np
 from jaxtyping import Float
 from pyscf import dft, scf
 
 from kineticnet_jax.basis import Basis
 from kineticnet_jax.errors import ConvergenceError, unknown_name
-from kineticnet_jax.grid import GRID_LEVELS
+from kineticnet_jax.grid import molecular_grid
 from kineticnet_jax.molecule import Molecule
 from kineticnet_jax.reference.basis_sets import build_mole, extract_basis
 
@@ -57,7 +58,9 @@ def kohn_sham(
 ) -> KohnSham:
     """Converged Kohn–Sham ground state of a molecule.
 
-    DIIS first; if it does not converge, a second-order method from where it stopped.
+    DIIS first; if it does not converge, a second-order method from where it stopped. The
+    exchange-correlation energy is integrated on our grid of the same level, so that the quadrature
+    error is common to a reference and what is compared with it.
 
     Args:
         molecule: the molecule.
@@ -76,12 +79,10 @@ def kohn_sham(
     """
     if xc not in PYSCF_XC:
         raise unknown_name("xc functional", xc, PYSCF_XC)
-    if grid_level not in GRID_LEVELS:
-        raise unknown_name("grid level", str(grid_level), map(str, GRID_LEVELS))
     start = time.perf_counter()
     mol = build_mole(molecule, basis)
     field = dft.RKS(mol, xc=PYSCF_XC[xc])
-    field.grids.level = grid_level
+    field.grids.coords, field.grids.weights = _quadrature(molecule, grid_level)
     field.conv_tol, field.conv_tol_grad, field.max_cycle = tolerance, 1e-6, max_cycles
     field.kernel()
     if not field.converged:
@@ -106,6 +107,16 @@ def kohn_sham(
         occupations=np.asarray(field.mo_occ),
         seconds=time.perf_counter() - start,
     )
+
+
+def _quadrature(
+    molecule: Molecule, grid_level: int
+) -> tuple[Float[np.ndarray, "points 3"], Float[np.ndarray, "points"]]:
+    with jax.enable_x64(True):
+        grid = molecular_grid(molecule, grid_level)
+        points, weights = np.asarray(grid.points), np.asarray(grid.weights)
+    real = weights != 0
+    return points[real], weights[real]
 
 
 def guess_density_matrix(

@@ -2,18 +2,21 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from kineticnet_jax.basis import Basis, evaluate_with_gradient
+from kineticnet_jax.basis import Basis, evaluate, evaluate_with_gradient
 from kineticnet_jax.errors import unknown_name
 from kineticnet_jax.grid import GridDensity
 from kineticnet_jax.system import System
 from kineticnet_jax.types import PerPoint, Points, Positions, Scalar
+
+if TYPE_CHECKING:
+    from kineticnet_jax.reference import KohnSham
 
 
 class Density(Protocol):
@@ -56,6 +59,13 @@ class SqrtDensity:
         psi, grad_psi = self.amplitude(system)
         return GridDensity(psi**2, 2 * psi[:, None] * grad_psi)
 
+    def at(self, system: System, points: Points) -> PerPoint:
+        """n in bohr⁻³ at any points (bohr), such as those of a plot."""
+        c = self.normalized(system).coefficients
+        return _amplitude_at(
+            system.density_basis.functions, jnp.asarray(system.molecule.positions), c, points
+        ) ** 2
+
     def von_weizsaecker(self, system: System) -> Scalar:
         """T_vW = ½∫|∇ψ|² dr = cᵀTc in hartree, without quadrature."""
         c = self.normalized(system).coefficients
@@ -82,6 +92,13 @@ class OrbitalDensity:
     orbitals: Float[Array, "functions orbitals"] | Float[np.ndarray, "functions orbitals"]
 
     @classmethod
+    def from_kohn_sham(cls, ground_state: "KohnSham") -> "OrbitalDensity":
+        """The density of a Kohn–Sham ground state."""
+        occupied = ground_state.occupations > 0
+        orbitals = ground_state.orbitals[:, occupied] * np.sqrt(ground_state.occupations[occupied])
+        return cls(ground_state.positions, ground_state.basis, orbitals)
+
+    @classmethod
     def from_density_matrix(
         cls,
         positions: Positions,
@@ -93,6 +110,11 @@ class OrbitalDensity:
         occupied = eigenvalues > 1e-14 * eigenvalues[-1]
         orbitals = vectors[:, occupied] * np.sqrt(eigenvalues[occupied])
         return cls(np.asarray(positions), basis, orbitals)
+
+    def at(self, system: System, points: Points) -> PerPoint:
+        """n in bohr⁻³ at any points (bohr), such as those of a plot."""
+        del system
+        return _sample_orbitals(self.basis, self.positions, self.orbitals, points)[0]
 
     def on_grid(self, system: System) -> GridDensity:
         """n and ∇n on the grid."""
@@ -150,6 +172,19 @@ def fit_sqrt_density(system: System, density: Density) -> SqrtDensity:
     projections = basis.on_grid[:, : len(root)] @ (system.grid.weights * root)
     coefficients = basis.transform @ (basis.transform.T @ projections)
     return SqrtDensity(coefficients).normalized(system)
+
+
+@jax.jit
+def _amplitude_at(
+    basis: Basis,
+    positions: Float[Array, "atoms 3"],
+    coefficients: Float[Array, "functions"],
+    points: Float[Array, "points 3"],
+) -> Float[Array, "points"]:
+    def at_point(point: Float[Array, "3"]) -> Float[Array, ""]:
+        return coefficients @ evaluate(basis, positions, point[None])[:, 0]
+
+    return jax.lax.map(at_point, points, batch_size=4096)
 
 
 @jax.jit

@@ -17,6 +17,9 @@ from kineticnet_jax.quadrature import integrate
 from kineticnet_jax.system import System
 from kineticnet_jax.types import Scalar
 
+COMPONENTS = ("kinetic", "hartree", "xc", "external", "nuclear")
+"""Terms of the total energy, in the order of tables."""
+
 NO_XC = "none"
 """Name that switches exchange and correlation off."""
 
@@ -50,8 +53,9 @@ class TotalEnergy:
         return _total(self, density)
 
     def components(self, density: Density) -> dict[str, Scalar]:
-        """The terms of the energy in hartree: kinetic, hartree, xc, external, nuclear."""
-        return _components(self, density)
+        """The terms of the energy in hartree, by the names in COMPONENTS."""
+        values = _components(self, density)
+        return {name: values[name] for name in COMPONENTS}
 
 
 def total_energy(

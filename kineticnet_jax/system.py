@@ -24,7 +24,14 @@ DENSITY_BASES = ("reference", "even-tempered")
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["on_grid", "overlap", "kinetic", "transform", "kinetic_eigenvalues"],
+    data_fields=[
+        "functions",
+        "on_grid",
+        "overlap",
+        "kinetic",
+        "transform",
+        "kinetic_eigenvalues",
+    ],
     meta_fields=["name"],
 )
 @dataclass(frozen=True)
@@ -32,6 +39,7 @@ class DensityBasis:
     """The functions χ_μ in which ψ = √n is expanded.
 
     Attributes:
+        functions: the Gaussian functions, for evaluation on other points.
         on_grid: χ, ∂_x χ, ∂_y χ and ∂_z χ on the grid one after the other, shape
             (functions, 4 · points). Kept flat: products with it then run at memory bandwidth.
         overlap: S_μν.
@@ -41,6 +49,7 @@ class DensityBasis:
         name: the basis set.
     """
 
+    functions: Basis
     on_grid: Float[Array, "functions samples"]
     overlap: Float[Array, "functions functions"]
     kinetic: Float[Array, "functions functions"]
@@ -136,8 +145,10 @@ def prepare(
         potentials = _coulomb_potential(
             reference.extract_basis(auxiliary), positions, jnp.asarray(grid.points)
         )
+        functions = reference.extract_basis(mol)
         density_basis_arrays = DensityBasis(
-            _evaluate(reference.extract_basis(mol), positions, jnp.asarray(grid.points)),
+            functions,
+            _evaluate(functions, positions, jnp.asarray(grid.points)),
             jnp.asarray(matrices.overlap),
             jnp.asarray(matrices.kinetic),
             jnp.asarray(matrices.transform),

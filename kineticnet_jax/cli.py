@@ -1,0 +1,306 @@
+"""The command line: `kineticnet optimize` and `kineticnet info`."""
+
+import json
+import logging
+import os
+import sys
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import tyro
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import FlagCreatePairsOff, Positional, subcommand
+
+import kineticnet_jax as kn
+from kineticnet_jax import reference
+from kineticnet_jax.energy import NO_XC
+from kineticnet_jax.errors import unknown_name
+from kineticnet_jax.files import check_writable, complete_file
+from kineticnet_jax.functionals.registry import FUNCTIONALS
+from kineticnet_jax.functionals.xc import XC_FUNCTIONALS
+from kineticnet_jax.minimize import Method
+from kineticnet_jax.system import DENSITY_BASES
+
+DONE, NOT_CONVERGED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True)
+class Optimize:
+    """Optimize the electron density of a molecule without orbitals.
+
+    Exit codes: 0 converged, 1 not converged (the best state is still reported), 2 bad input.
+    """
+
+    molecule: Positional[Path]
+    """xyz file with the geometry in ångström."""
+    functional: str = "tf+vw"
+    """Kinetic energy functional: tf, vw, tf+vw, tf+0.2vw, apbek, lkt or thakkar."""
+    xc: str = "blyp"
+    """Exchange-correlation functional: lda, pbe, blyp or none."""
+    basis: str = "cc-pvdz"
+    """Orbital basis of the reference and of the initial guess; any name PySCF knows."""
+    density_basis: str | None = None
+    """Basis of √n: reference (the orbital basis), even-tempered, or a name. By default reference
+    for two electrons and even-tempered for more."""
+    guess: str = "sad"
+    """Starting density: sad, minao, hcore or random."""
+    seed: int = 0
+    """Seed of the random guess."""
+    charge: int = 0
+    """Total charge of the molecule."""
+    grid_level: int = 3
+    """Quadrature grid, 0 (coarse) to 5 (fine); 2 is the least for energies."""
+    method: Method = "lbfgs"
+    """Optimizer."""
+    tolerance: float = 1e-6
+    """Norm of the preconditioned energy gradient at convergence, in hartree^½."""
+    max_steps: int = 200
+    """Largest number of steps."""
+    reference: bool = False
+    """Also solve the Kohn–Sham equations with PySCF and compare."""
+    json: Path | None = None
+    """Write the results to this JSON file."""
+    plot: Path | None = None
+    """Write a figure of the density and of the convergence to this file (png, pdf or svg)."""
+    cube: Path | None = None
+    """Write the density to this cube file."""
+
+
+@dataclass(frozen=True)
+class Info:
+    """Print versions, devices, and the functionals and basis sets that are available."""
+
+    json: Path | None = None
+    """Write the same to this JSON file."""
+
+
+Command = (
+    Annotated[Optimize, subcommand("optimize")] | Annotated[Info, subcommand("info")]
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `kineticnet`; ends the process with the exit code of the command."""
+    logging.basicConfig(level=logging.ERROR, format="%(levelname)s: %(message)s")
+    command = tyro.cli(
+        Command,
+        prog="kineticnet",
+        description=kn.__doc__,
+        args=arguments,
+        config=(FlagCreatePairsOff,),
+    )
+    _configure_jax()
+    console = Console()
+    try:
+        code = _optimize(command, console) if isinstance(command, Optimize) else _info(command, console)
+    except kn.InputError as error:
+        print(f"kineticnet: {error}", file=sys.stderr)
+        code = BAD_INPUT
+    except kn.ConvergenceError as error:
+        print(f"kineticnet: {error}", file=sys.stderr)
+        code = NOT_CONVERGED
+    except KeyboardInterrupt:
+        print("kineticnet: interrupted", file=sys.stderr)
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def _configure_jax() -> None:
+    """Float64, and compiled programs kept between runs."""
+    jax.config.update("jax_enable_x64", True)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(cache / "kineticnet_jax" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def _optimize(options: Optimize, console: Console) -> int:
+    """Runs the optimization and reports it; returns the exit code."""
+    functional = _check(options)
+    molecule = kn.Molecule.from_xyz(options.molecule, options.charge)
+    ground_state = None
+    with console.status(f"{molecule.formula}: preparing") as status:
+        start = time.perf_counter()
+        system = kn.prepare(molecule, options.basis, options.density_basis, options.grid_level)
+        preparation_seconds = time.perf_counter() - start
+        if options.reference:
+            status.update(f"{molecule.formula}: Kohn–Sham reference")
+            ground_state = reference.kohn_sham(
+                molecule, options.xc, options.basis, options.grid_level
+            )
+
+        def show(progress: kn.Progress) -> None:
+            status.update(
+                f"{molecule.formula}: step {progress.steps}, E = {progress.energy:.6f} Ha, "
+                f"gradient norm {progress.gradient_norm:.1e}"
+            )
+
+        status.update(f"{molecule.formula}: compiling")
+        start = time.perf_counter()
+        solution = kn.optimize_density(
+            system,
+            functional,
+            options.xc,
+            options.guess,
+            method=options.method,
+            tolerance=options.tolerance,
+            max_steps=options.max_steps,
+            seed=options.seed,
+            callback=show,
+        )
+        seconds = time.perf_counter() - start
+    result = _result(options, system, solution, ground_state)
+    result |= {"seconds": seconds, "preparation_seconds": preparation_seconds}
+    _print_result(console, system, solution, ground_state, result)
+    _write(options, system, solution, ground_state, result)
+    return DONE if solution.converged else NOT_CONVERGED
+
+
+def _check(options: Optimize) -> kn.Functional:
+    """Finds bad names and unwritable outputs before anything expensive starts."""
+    for path in (options.json, options.plot, options.cube):
+        if path is not None:
+            check_writable(path)
+    if options.plot is not None and options.plot.suffix not in (".png", ".pdf", ".svg"):
+        raise kn.InputError(f"{options.plot}: a plot must end in .png, .pdf or .svg")
+    for kind, name, known in (
+        ("xc functional", options.xc, (*XC_FUNCTIONALS, NO_XC)),
+        ("guess", options.guess, reference.GUESSES),
+    ):
+        if name not in known:
+            raise unknown_name(kind, name, known)
+    if options.reference and options.xc == NO_XC:
+        raise kn.InputError("--reference needs an xc functional, but --xc is none")
+    return kn.load_functional(options.functional)
+
+
+def _result(
+    options: Optimize,
+    system: kn.System,
+    solution: kn.Solution,
+    ground_state: reference.KohnSham | None,
+) -> dict[str, Any]:
+    """Everything a program may want to know about the run; energies in hartree."""
+    sampled = solution.density.on_grid(system)
+    result: dict[str, Any] = {
+        "molecule": system.molecule.formula,
+        "functional": options.functional,
+        "xc": options.xc,
+        "basis": system.basis,
+        "density_basis": system.density_basis.name,
+        "grid_level": options.grid_level,
+        "guess": options.guess,
+        "method": options.method,
+        "energy": solution.energy,
+        "components": solution.components,
+        "converged": solution.converged,
+        "reason": solution.reason,
+        "gradient_norm": solution.gradient_norm,
+        "steps": solution.steps,
+        "n_electrons": float(kn.integrate(system.grid.weights, sampled.n)),
+        "version": kn.__version__,
+    }
+    if ground_state is not None:
+        exact = kn.OrbitalDensity.from_kohn_sham(ground_state).on_grid(system)
+        difference = kn.integrate(system.grid.weights, abs(sampled.n - exact.n))
+        result |= {
+            "reference_energy": ground_state.energy,
+            "reference_components": ground_state.components,
+            "reference_seconds": ground_state.seconds,
+            "error_mha": 1e3 * (solution.energy - ground_state.energy),
+            "density_l1": float(difference) / system.n_electrons,
+        }
+    return result
+
+
+def _print_result(
+    console: Console,
+    system: kn.System,
+    solution: kn.Solution,
+    ground_state: reference.KohnSham | None,
+    result: dict[str, Any],
+) -> None:
+    title = f"{system.molecule.formula}, {result['functional']} + {result['xc']}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("energy (Ha)")
+    table.add_column("orbital-free", justify="right")
+    if ground_state is not None:
+        table.add_column(f"Kohn–Sham {system.basis}", justify="right")
+        table.add_column("difference (mHa)", justify="right")
+    energies = solution.components | {"total": solution.energy}
+    exact = {} if ground_state is None else ground_state.components
+    exact = exact | {"total": result.get("reference_energy")}
+    for name, value in energies.items():
+        if name == "total":
+            table.add_section()
+        row = [name, f"{value:.6f}"]
+        if ground_state is not None:
+            # Adding zero turns a rounded -0.0 into 0.0.
+            difference = round(1e3 * (value - exact[name]), 3) + 0.0
+            row += [f"{exact[name]:.6f}", f"{difference:.3f}"]
+        table.add_row(*row)
+    console.print(table)
+    console.print(solution.reason)
+    console.print(
+        f"density basis {system.density_basis.name}, {result['n_electrons']:.6f} electrons on the "
+        f"grid, {result['seconds']:.1f} s after {result['preparation_seconds']:.1f} s of preparation"
+    )
+    if ground_state is not None:
+        console.print(
+            f"density difference ∫|n - n_KS|/N = {result['density_l1']:.2e}, "
+            f"Kohn–Sham took {ground_state.seconds:.1f} s"
+        )
+
+
+def _write(
+    options: Optimize,
+    system: kn.System,
+    solution: kn.Solution,
+    ground_state: reference.KohnSham | None,
+    result: dict[str, Any],
+) -> None:
+    from kineticnet_jax.report import plot_solution, write_cube
+
+    if options.json is not None:
+        _write_json(options.json, result)
+    if options.plot is not None:
+        exact = None if ground_state is None else kn.OrbitalDensity.from_kohn_sham(ground_state)
+        figure = plot_solution(system, solution, exact)
+        with complete_file(options.plot) as temporary:
+            figure.savefig(temporary, dpi=150)
+    if options.cube is not None:
+        write_cube(options.cube, system, solution.density)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with complete_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _info(options: Info, console: Console) -> int:
+    """Prints what is installed and available; returns the exit code."""
+    if options.json is not None:
+        check_writable(options.json)
+    packages = ("kineticnet-jax", "jax", "jaxlib", "flax", "e3nn-jax", "pyscf", "numpy", "scipy")
+    content = {
+        "versions": {"python": sys.version.split()[0]}
+        | {name: metadata.version(name) for name in packages},
+        "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
+        "functionals": [*FUNCTIONALS, "tf+λvw with any λ, such as tf+0.2vw"],
+        "xc functionals": [*XC_FUNCTIONALS, NO_XC],
+        "bases": [*reference.known_bases(), "any other all-electron basis of PySCF"],
+        "density bases": [*DENSITY_BASES, "any basis"],
+        "guesses": list(reference.GUESSES),
+    }
+    for name, value in content.items():
+        items = value.items() if isinstance(value, dict) else None
+        text = ", ".join(f"{k} {v}" for k, v in items) if items else ", ".join(value)
+        console.print(f"[bold]{name}[/bold]: {text}", highlight=False)
+    if options.json is not None:
+        _write_json(options.json, content)
+    return DONE

@@ -1,0 +1,48 @@
+"""Output files that are either complete or not there."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kineticnet_jax.errors import InputError
+
+
+def check_writable(path: Path) -> None:
+    """Finds out before a long calculation whether its result can be written.
+
+    Raises:
+        InputError: if the path is a folder, or its folder is missing or not writable.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, give a file name")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist")
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    os.close(handle)
+    os.unlink(name)
+
+
+@contextmanager
+def complete_file(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place when the block ends without an error.
+
+    Args:
+        path: where the complete file goes; its suffix is kept.
+
+    Yields:
+        The path to write to.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -93,6 +93,7 @@ class Basis:
         return cls(tuple(groups), tuple(int(i) for i in order), len(order))
 
 
+@jax.jit
 def evaluate(
     basis: Basis, positions: Float[Array, "atoms 3"], points: Float[Array, "points 3"]
 ) -> Float[Array, "functions points"]:
@@ -116,6 +117,7 @@ def evaluate(
     return _ordered(basis, blocks)
 
 
+@jax.jit
 def evaluate_with_gradient(
     basis: Basis, positions: Float[Array, "atoms 3"], points: Float[Array, "points 3"]
 ) -> Float[Array, "functions 4 points"]:
@@ -144,6 +146,7 @@ def evaluate_with_gradient(
     return jnp.moveaxis(_ordered(basis, blocks, axis=1), 0, 1)
 
 
+@jax.jit
 def evaluate_laplacian(
     basis: Basis, positions: Float[Array, "atoms 3"], points: Float[Array, "points 3"]
 ) -> Float[Array, "functions points"]:
@@ -170,6 +173,7 @@ def evaluate_laplacian(
     return _ordered(basis, blocks)
 
 
+@jax.jit
 def coulomb_potential(
     basis: Basis, positions: Float[Array, "atoms 3"], points: Float[Array, "points 3"]
 ) -> Float[Array, "functions points"]:

@@ -5,7 +5,7 @@ from math import pi, sqrt
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 SWITCH = 28.0
 """Argument above which upward recursion from F_0 loses less than 1e-15 for every order used."""
@@ -45,7 +45,7 @@ def _series(order: int, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """F_m = e^(-t) Σ_i (2t)^i / [(2m+1)(2m+3)…(2m+2i+1)], all terms positive."""
 
     def add(
-        i: Float[Array, ""] | int, carry: tuple[Float[Array, "..."], Float[Array, "..."]]
+        i: Int[Array, ""], carry: tuple[Float[Array, "..."], Float[Array, "..."]]
     ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
         term, total = carry
         term = term * (2 * t / (2 * order + 2 * i + 3))

@@ -79,9 +79,7 @@ class Info:
     """Write the same to this JSON file."""
 
 
-Command = (
-    Annotated[Optimize, subcommand("optimize")] | Annotated[Info, subcommand("info")]
-)
+Command = Annotated[Optimize, subcommand("optimize")] | Annotated[Info, subcommand("info")]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -97,7 +95,11 @@ def main(arguments: list[str] | None = None) -> None:
     _configure_jax()
     console = Console()
     try:
-        code = _optimize(command, console) if isinstance(command, Optimize) else _info(command, console)
+        code = (
+            _optimize(command, console)
+            if isinstance(command, Optimize)
+            else _info(command, console)
+        )
     except kn.InputError as error:
         print(f"kineticnet: {error}", file=sys.stderr)
         code = BAD_INPUT

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kineticnet_jax.reference import KohnSham
 
 
+@runtime_checkable
 class Density(Protocol):
     """An electron density that can be sampled on the grid of a system."""
 
@@ -35,12 +36,12 @@ class SqrtDensity:
     Positive, and normalised to N electrons for any coefficients; only their direction counts.
 
     Attributes:
-        coefficients: c_μ, shape (functions,).
+        coefficients: c_μ, shape (functions,); with leading axes, a batch for `jax.vmap`.
 
     Reference: M. Levy, J. P. Perdew, V. Sahni, Phys. Rev. A 30, 2745 (1984).
     """
 
-    coefficients: Float[Array, "functions"]
+    coefficients: Float[Array, "*batch functions"]
 
     def normalized(self, system: System) -> "SqrtDensity":
         """The same density with coefficients that satisfy cᵀSc = N."""
@@ -55,16 +56,19 @@ class SqrtDensity:
         return values[0], values[1:].T
 
     def on_grid(self, system: System) -> GridDensity:
-        """n = ψ² and ∇n = 2ψ∇ψ on the grid."""
+        """N = ψ² and ∇n = 2ψ∇ψ on the grid."""
         psi, grad_psi = self.amplitude(system)
         return GridDensity(psi**2, 2 * psi[:, None] * grad_psi)
 
     def at(self, system: System, points: Points) -> PerPoint:
-        """n in bohr⁻³ at any points (bohr), such as those of a plot."""
+        """N in bohr⁻³ at any points (bohr), such as those of a plot."""
         c = self.normalized(system).coefficients
-        return _amplitude_at(
-            system.density_basis.functions, jnp.asarray(system.molecule.positions), c, points
-        ) ** 2
+        return (
+            _amplitude_at(
+                system.density_basis.functions, jnp.asarray(system.molecule.positions), c, points
+            )
+            ** 2
+        )
 
     def von_weizsaecker(self, system: System) -> Scalar:
         """T_vW = ½∫|∇ψ|² dr = cᵀTc in hartree, without quadrature."""
@@ -112,12 +116,12 @@ class OrbitalDensity:
         return cls(np.asarray(positions), basis, orbitals)
 
     def at(self, system: System, points: Points) -> PerPoint:
-        """n in bohr⁻³ at any points (bohr), such as those of a plot."""
+        """N in bohr⁻³ at any points (bohr), such as those of a plot."""
         del system
         return _sample_orbitals(self.basis, self.positions, self.orbitals, points)[0]
 
     def on_grid(self, system: System) -> GridDensity:
-        """n and ∇n on the grid."""
+        """N and ∇n on the grid."""
         n, grad_n = _sample_orbitals(
             self.basis, self.positions, self.orbitals, jnp.asarray(system.grid.points)
         )

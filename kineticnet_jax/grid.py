@@ -50,12 +50,12 @@ class GridDensity:
     """An electron density sampled on the points of a grid.
 
     Attributes:
-        n: density in bohr⁻³, shape (points,).
+        n: density in bohr⁻³, shape (points,); with leading axes, a batch for `jax.vmap`.
         grad_n: its gradient in bohr⁻⁴, shape (points, 3).
     """
 
-    n: PerPoint
-    grad_n: Points
+    n: Float[Array, "*batch points"] | Float[np.ndarray, "*batch points"]
+    grad_n: Float[Array, "*batch points 3"] | Float[np.ndarray, "*batch points 3"]
 
     def on_grid(self, system: object) -> "GridDensity":
         """Returns itself: it is sampled already, and must be on the grid of the system."""
@@ -131,7 +131,7 @@ def grid_template(charges: tuple[int, ...], level: int) -> GridTemplate:
     offsets = np.concatenate([points for points, _ in rules])
     weights = np.concatenate([w for _, w in rules])
     padding = bucket_size(len(weights)) - len(weights)
-    # Padding repeats a real point, so that everything evaluated there is as harmless as at that one.
+    # Padding repeats a real point, so that everything evaluated there is as harmless as there.
     radii = np.sqrt([BRAGG_RADII[z] for z in charges])
     ratio = radii[:, None] / radii[None]
     return GridTemplate(

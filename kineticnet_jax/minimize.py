@@ -12,6 +12,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 Vector = Float[Array, "variables"]
@@ -45,8 +46,8 @@ class History:
         gradient_norm: shape (steps + 1,).
     """
 
-    energy: Float[Array, "records"]
-    gradient_norm: Float[Array, "records"]
+    energy: Float[Array, "records"] | Float[np.ndarray, "records"]
+    gradient_norm: Float[Array, "records"] | Float[np.ndarray, "records"]
 
 
 @jax.tree_util.register_dataclass
@@ -256,9 +257,7 @@ def _newton_step(objective: Objective, state: State) -> tuple[Vector, Float[Arra
     return step, -jnp.vdot(gradient, step) - 0.5 * jnp.vdot(step, curved)
 
 
-def _to_boundary(
-    step: Vector, direction: Vector, radius: Float[Array, ""]
-) -> Float[Array, ""]:
+def _to_boundary(step: Vector, direction: Vector, radius: Float[Array, ""]) -> Float[Array, ""]:
     """The τ > 0 at which |step + τ direction| = radius."""
     a = jnp.vdot(direction, direction)
     b = jnp.vdot(step, direction)

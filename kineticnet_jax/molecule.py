@@ -133,7 +133,9 @@ class Molecule:
             InputError: if the molecule is not a singlet, or as in `create`.
         """
         if mol.spin != 0:
-            raise InputError(f"only closed shells are treated, but the molecule has spin {mol.spin}")
+            raise InputError(
+                f"only closed shells are treated, but the molecule has spin {mol.spin}"
+            )
         symbols = [mol.atom_pure_symbol(i) for i in range(mol.natm)]
         return cls.create(symbols, mol.atom_coords(unit="Bohr"), mol.charge)
 

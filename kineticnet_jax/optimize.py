@@ -9,7 +9,7 @@ from typing import get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from kineticnet_jax import minimize
 from kineticnet_jax.density import SqrtDensity, initial_density
@@ -167,7 +167,7 @@ def _advance(
     method: minimize.Method,
     tolerance: Float[Array, ""] | float,
     floor: Float[Array, ""] | float,
-    limit: int,
+    limit: Int[Array, ""] | int,
 ) -> minimize.State:
     objective, retract = partial(_objective, energy), partial(_retract, energy.system)
     return minimize.advance(objective, retract, state, method, tolerance, floor, limit)

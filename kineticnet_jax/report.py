@@ -109,9 +109,7 @@ def plot_convergence(axes: Axes, solution: Solution) -> None:
     axes.legend(frameon=False)
 
 
-def write_cube(
-    path: Path, system: System, density: SampledDensity, spacing: float = 0.2
-) -> None:
+def write_cube(path: Path, system: System, density: SampledDensity, spacing: float = 0.2) -> None:
     """Writes the density (bohr⁻³) as a Gaussian cube file.
 
     Args:

@@ -1,10 +1,9 @@
 """Primitives whose values and derivatives stay finite where a density vanishes.
 
 A semilocal energy density is n f, with the energy per electron f a function of the variables of
-`Local`. Its derivatives are taken with respect to log n and s^2 rather than n and |∇n|^2, and
-`1/n` enters once per derivative, as the last factor. Every intermediate number is then about as
-large as the result, which lets float32 reach densities of 1e-30, where n^(-5/3) and |∇n|^2 are not
-representable.
+`Local`. Its derivatives are taken with respect to log n and s^2 rather than n and |∇n|^2 and are
+divided by n once, at the end. Every intermediate number is then about as large as a result, which
+lets float32 reach densities of 1e-30, where n^(-5/3) and |∇n|^2 are not representable.
 """
 
 import functools
@@ -123,45 +122,39 @@ def _inverse_cube_root(n):
     return r * (4 - n * r * r * r) * (1 / 3)
 
 
-def _slope(n, grad_n):
-    """∇n / n."""
-    r = _inverse_cube_root(n)
-    return grad_n * (r * r * r)[..., None]
-
-
 def _reduced_gradient(n, grad_n):
     """Vector x = ∇n n^(-4/3), in an order that keeps n^(-4/3) from overflowing."""
-    return _slope(n, grad_n) * _inverse_cube_root(n)[..., None]
+    r = _inverse_cube_root(n)[..., None]
+    return grad_n * (r * r * r) * r
 
 
-def _d_s2(f: PerElectron) -> PerElectron:
-    """Derivative with respect to s^2 at fixed n."""
+def _derivatives(f):
+    """Fields f with their derivatives in log n at fixed ∇n and in s^2 at fixed n."""
 
-    def derivative(p):
-        return jax.jvp(lambda s2: f(p._replace(s2=s2)), (p.s2,), (jnp.ones_like(p.s2),))[1]
+    def fields(p):
+        along_log_n = Local(p.cbrt_n / 3, -p.inv_cbrt_n / 3, -(8 / 3) * p.s2)
+        value, d_log_n = jax.jvp(f, (p,), (along_log_n,))
+        d_s2 = jax.jvp(lambda s2: f(p._replace(s2=s2)), (p.s2,), (jnp.ones_like(p.s2),))[1]
+        return value, d_log_n, d_s2
 
-    return derivative
+    return fields
 
 
-def _d_log_n(f: PerElectron) -> PerElectron:
-    """Derivative with respect to log n at fixed ∇n."""
+def _gradient(f):
+    """Field f with v = d(n f)/dn and with h of d(n f)/d∇n = h ∇n/n."""
 
-    def derivative(p):
-        def at_fixed_s(cbrt_n, inv_cbrt_n):
-            return f(Local(cbrt_n, inv_cbrt_n, p.s2))
+    def fields(p):
+        value, d_log_n, d_s2 = _derivatives(f)(p)
+        return value, value + d_log_n, (2 * _S2) * p.inv_cbrt_n * p.inv_cbrt_n * d_s2
 
-        cube_roots = (p.cbrt_n, p.inv_cbrt_n)
-        d_at_fixed_s = jax.jvp(at_fixed_s, cube_roots, (p.cbrt_n / 3, -p.inv_cbrt_n / 3))[1]
-        return d_at_fixed_s - (8 / 3) * (p.s2 * _d_s2(f)(p))
-
-    return derivative
+    return fields
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _evaluate(f, n, grad_n):
-    """Field f of the local variables.
+    """Fields f at the local variables.
 
-    df = (df/dlog n) dn/n + 2 (df/dx^2) x·d∇n / n^(4/3)
+    df = (df/dlog n) dn/n + 2 (df/dx^2) n^(-4/3) x·d∇n
     """
     inv_cbrt_n = _inverse_cube_root(n)
     s2 = _S2 * jnp.sum(_reduced_gradient(n, grad_n) ** 2, axis=-1)
@@ -170,54 +163,64 @@ def _evaluate(f, n, grad_n):
 
 @_evaluate.defjvp
 def _evaluate_jvp(f, primals, tangents):
-    n, _ = primals
     n_dot, grad_n_dot = tangents
+    r = _inverse_cube_root(primals[0])
+    inv_n = r * r * r
     along_x = jnp.sum(_reduced_gradient(*primals) * grad_n_dot, axis=-1)
-    d_log_n = _evaluate(_d_log_n(f), *primals)
-    d_x2 = _evaluate(lambda p: _S2 * p.inv_cbrt_n * _d_s2(f)(p), *primals)
-    return _evaluate(f, *primals), (d_log_n * n_dot + 2 * d_x2 * along_x) / n
+    value, d_log_n, d_s2 = _evaluate(_derivatives(f), *primals)
+
+    def tangent(d_log_n, d_s2):
+        return (d_log_n * inv_n) * n_dot + ((2 * _S2) * d_s2 * r * inv_n) * along_x
+
+    return value, jax.tree.map(tangent, d_log_n, d_s2)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _evaluate_times_slope(f, n, grad_n):
-    """Vector f ∇n/n, with a rule of its own because the gradient of f alone may overflow.
+def _density_and_gradient(f, n, grad_n):
+    """Energy per volume n f with its derivatives v in n and h ∇n/n in ∇n.
 
-    d(f ∇n/n) = (df/dlog n - f) ∇n/n dn/n + f d∇n/n + 2 (df/dx^2) x (x·d∇n) / n
+    The product h ∇n/n has a rule of its own because the derivatives of h alone may overflow:
+    d(h ∇n/n) = [(dh/dlog n - h) ∇n/n dn + h d∇n + 2 (dh/dx^2) x x·d∇n] / n
     """
-    return _evaluate(f, n, grad_n)[..., None] * _slope(n, grad_n)
+    value, v, h = _evaluate(_gradient(f), n, grad_n)
+    r = _inverse_cube_root(n)
+    return n * value, v, h[..., None] * (grad_n * (r * r * r)[..., None])
 
 
-@_evaluate_times_slope.defjvp
-def _evaluate_times_slope_jvp(f, primals, tangents):
-    n, _ = primals
+@_density_and_gradient.defjvp
+def _density_and_gradient_jvp(f, primals, tangents):
+    n, grad_n = primals
     n_dot, grad_n_dot = tangents
-    x = _reduced_gradient(*primals)
+    r = _inverse_cube_root(n)
+    inv_n = r * r * r
+    slope, x = grad_n * inv_n[..., None], _reduced_gradient(n, grad_n)
+    (value, v, h), d_log_n, d_s2 = _evaluate(_derivatives(_gradient(f)), n, grad_n)
+    d_grad_n = h[..., None] * slope
+    density_dot = v * n_dot + jnp.sum(d_grad_n * grad_n_dot, axis=-1)
     along_x = jnp.sum(x * grad_n_dot, axis=-1)
-    d_log_n = _evaluate_times_slope(lambda p: _d_log_n(f)(p) - f(p), *primals)
-    d_x2 = _evaluate(lambda p: _S2 * _d_s2(f)(p), *primals)
-    tangent = d_log_n * n_dot[..., None] + _evaluate(f, *primals)[..., None] * grad_n_dot
-    tangent = tangent + 2 * (d_x2[..., None] * x) * along_x[..., None]
-    return _evaluate_times_slope(f, *primals), tangent / n[..., None]
+    v_dot = (d_log_n[1] * inv_n) * n_dot + ((2 * _S2) * d_s2[1] * r * inv_n) * along_x
+    # The length of x goes to the derivative in x^2, which falls off against it.
+    length2 = jnp.sum(x * x, axis=-1) + float(jnp.finfo(n.dtype).eps) ** 2
+    direction = x * jax.lax.rsqrt(length2)[..., None]
+    along = ((2 * _S2) * d_s2[2] * length2 * inv_n) * jnp.sum(direction * grad_n_dot, axis=-1)
+    d_grad_n_dot = (
+        (((d_log_n[2] - h) * inv_n) * n_dot)[..., None] * slope
+        + (h * inv_n)[..., None] * grad_n_dot
+        + along[..., None] * direction
+    )
+    return (n * value, v, d_grad_n), (density_dot, v_dot, d_grad_n_dot)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _density(f, n, grad_n):
-    """Energy per volume n f.
-
-    d(n f) = (f + df/dlog n) dn + 2 (df/dx^2) n^(-2/3) (∇n/n)·d∇n
-    """
     return n * _evaluate(f, n, grad_n)
 
 
 @_density.defjvp
 def _density_jvp(f, primals, tangents):
-    def conjugate(p):
-        return (2 * _S2) * p.inv_cbrt_n * p.inv_cbrt_n * _d_s2(f)(p)
-
     n_dot, grad_n_dot = tangents
-    d_n = _evaluate(lambda p: f(p) + _d_log_n(f)(p), *primals)
-    d_grad_n = _evaluate_times_slope(conjugate, *primals)
-    return _density(f, *primals), d_n * n_dot + jnp.sum(d_grad_n * grad_n_dot, axis=-1)
+    density, v, d_grad_n = _density_and_gradient(f, *primals)
+    return density, v * n_dot + jnp.sum(d_grad_n * grad_n_dot, axis=-1)
 
 
 def energy_density(

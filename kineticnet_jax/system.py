@@ -142,7 +142,7 @@ def prepare(
     with jax.enable_x64(True):
         positions = jnp.asarray(molecule.positions)
         grid = molecular_grid(molecule, grid_level)
-        potentials = _coulomb_potential(
+        potentials = coulomb_potential(
             reference.extract_basis(auxiliary), positions, jnp.asarray(grid.points)
         )
         functions = reference.extract_basis(mol)
@@ -186,7 +186,7 @@ def _working_precision(dtype: np.typing.DTypeLike | None) -> np.dtype:
     if dtype is None and not enabled:
         warnings.warn(
             "float64 is off in JAX, so the system is float32 and energies are good to about 1 mHa; "
-            'call jax.config.update("jax_enable_x64", True) first, or pass dtype="float32" to keep it',
+            'call jax.config.update("jax_enable_x64", True) first, or pass dtype="float32"',
             stacklevel=3,
         )
     chosen = np.dtype(dtype if dtype is not None else (np.float64 if enabled else np.float32))
@@ -202,6 +202,3 @@ def _evaluate(
     basis: Basis, positions: Float[Array, "atoms 3"], points: Float[Array, "points 3"]
 ) -> Float[Array, "functions samples"]:
     return evaluate_with_gradient(basis, positions, points).reshape(basis.size, -1)
-
-
-_coulomb_potential = jax.jit(coulomb_potential)

@@ -68,9 +68,7 @@ def main() -> None:
     sys.exit(1 if failures else 0)
 
 
-def _table(
-    rows: list[str], worst_energy: float, worst_density: float, failures: list[str]
-) -> str:
+def _table(rows: list[str], worst_energy: float, worst_density: float, failures: list[str]) -> str:
     outside = ", ".join(failures) or "none"
     header = [
         "# Two electrons: orbital-free with von Weizsäcker against Kohn–Sham",

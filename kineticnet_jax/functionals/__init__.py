@@ -1,0 +1,1 @@
+"""Kinetic and exchange-correlation energy functionals."""

@@ -17,6 +17,7 @@ EnergyDensity = Callable[[PerPoint, Points], PerPoint]
 """An energy density in hartree/bohr³ from n (bohr⁻³) and ∇n (bohr⁻⁴) at each point."""
 
 
+@runtime_checkable
 class Functional(Protocol):
     """A kinetic energy functional T_s[n] of a density sampled on a grid; a pytree."""
 

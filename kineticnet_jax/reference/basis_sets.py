@@ -67,7 +67,9 @@ def extract_basis(mol: gto.Mole) -> Basis:
         l, exponents = int(mol.bas_angular(i)), mol.bas_exp(i)
         coefficients = mol.bas_ctr_coeff(i) * gto.gto_norm(l, exponents)[:, None]
         for column in coefficients.T:
-            shell = Shell(int(mol.bas_atom(i)), l, tuple(exponents.tolist()), tuple(column.tolist()))
+            shell = Shell(
+                int(mol.bas_atom(i)), l, tuple(exponents.tolist()), tuple(column.tolist())
+            )
             shells.append(shell)
     return Basis.from_shells(shells)
 
@@ -118,7 +120,7 @@ def _load(name: str, element: str) -> list:
             core_potential = None
     if core_potential:
         raise InputError(
-            f"basis '{name}' replaces the core of {element} by a potential; use an all-electron basis"
+            f"basis '{name}' replaces the core of {element} by a potential; use an all-electron one"
         )
     return shells
 
@@ -167,9 +169,9 @@ def _even_tempered(element: str, ratio: float) -> list:
 def _auxiliary(element: str) -> list:
     """Shells for the fit of a Coulomb potential.
 
-    cc-pVTZ-JKFIT where it exists, else products of cc-pVTZ as PySCF makes them, with the s functions
-    replaced by a dense even-tempered row up to twice the largest orbital exponent: the published s
-    functions fit the contracted cores they were made for, and lose 0.05 mHa for neon in cc-pVDZ.
+    cc-pVTZ-JKFIT where it exists, else products of cc-pVTZ as PySCF makes them, with the s
+    functions replaced by a dense even-tempered row up to twice the largest orbital exponent: the
+    published ones fit the cores they were made for, and lose 0.05 mHa for neon in cc-pVDZ.
     Hydrogen has rows of its own for the other angular momenta too.
 
     Reference: F. Weigend, Phys. Chem. Chem. Phys. 4, 4285 (2002).

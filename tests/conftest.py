@@ -1,0 +1,40 @@
+"""Float64 for all tests, and molecules and systems shared between them."""
+
+from functools import cache
+
+import jax
+import pytest
+from geometries import GEOMETRIES
+
+import kineticnet_jax as kn
+
+jax.config.update("jax_enable_x64", True)
+
+
+@cache
+def make_molecule(name: str) -> kn.Molecule:
+    """A molecule of GEOMETRIES."""
+    atoms, charge = GEOMETRIES[name]
+    return kn.Molecule.from_string(f"{len(atoms.splitlines())}\n\n{atoms}\n", charge)
+
+
+@cache
+def make_system(name: str, basis: str, density_basis: str | None, level: int) -> kn.System:
+    """A prepared system, made once for each worker of the test run."""
+    return kn.prepare(make_molecule(name), basis, density_basis, level)
+
+
+@pytest.fixture
+def molecule():
+    """Returns a molecule by name."""
+    return make_molecule
+
+
+@pytest.fixture
+def prepared():
+    """Returns a prepared system by the name of its molecule."""
+
+    def prepare(name, basis="cc-pvdz", density_basis=None, level=3):
+        return make_system(name, basis, density_basis, level)
+
+    return prepare

@@ -235,8 +235,7 @@ def _print_result(
         table.add_column(f"Kohn–Sham {system.basis}", justify="right")
         table.add_column("difference (mHa)", justify="right")
     energies = solution.components | {"total": solution.energy}
-    exact = {} if ground_state is None else ground_state.components
-    exact = exact | {"total": result.get("reference_energy")}
+    exact = {} if ground_state is None else ground_state.components | {"total": ground_state.energy}
     for name, value in energies.items():
         if name == "total":
             table.add_section()
@@ -250,7 +249,7 @@ def _print_result(
     console.print(solution.reason)
     console.print(
         f"density basis {system.density_basis.name}, {result['n_electrons']:.6f} electrons on the "
-        f"grid, {result['seconds']:.1f} s after {result['preparation_seconds']:.1f} s of preparation"
+        f"grid, {result['seconds']:.1f} s after preparing {result['preparation_seconds']:.1f} s"
     )
     if ground_state is not None:
         console.print(

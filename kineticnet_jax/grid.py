@@ -54,8 +54,8 @@ class GridDensity:
         grad_n: its gradient in bohr⁻⁴, shape (points, 3).
     """
 
-    n: Float[Array, "*batch points"] | Float[np.ndarray, "*batch points"]
-    grad_n: Float[Array, "*batch points 3"] | Float[np.ndarray, "*batch points 3"]
+    n: Float[Array, "*batch points"]
+    grad_n: Float[Array, "*batch points 3"]
 
     def on_grid(self, system: object) -> "GridDensity":
         """Returns itself: it is sampled already, and must be on the grid of the system."""

@@ -46,8 +46,8 @@ class History:
         gradient_norm: shape (steps + 1,).
     """
 
-    energy: Float[Array, "records"] | Float[np.ndarray, "records"]
-    gradient_norm: Float[Array, "records"] | Float[np.ndarray, "records"]
+    energy: Float[Array, "*batch records"] | Float[np.ndarray, "*batch records"]
+    gradient_norm: Float[Array, "*batch records"] | Float[np.ndarray, "*batch records"]
 
 
 @jax.tree_util.register_dataclass
@@ -55,14 +55,14 @@ class History:
 class Pairs:
     """The last steps s and gradient changes y, newest last, zero where there is none yet."""
 
-    s: Float[Array, "memory variables"]
-    y: Float[Array, "memory variables"]
+    s: Float[Array, "*batch memory variables"]
+    y: Float[Array, "*batch memory variables"]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class State:
-    """Where the minimisation stands.
+    """Where the minimisation stands; with leading axes, a batch for `jax.vmap`.
 
     Attributes:
         z: the variables.
@@ -72,18 +72,20 @@ class State:
         pairs: memory of the quasi-Newton method.
         steps: accepted steps and rejected trials so far.
         rejections: trials rejected in a row.
+        met_nan: whether any trial so far was not a number.
         status: RUNNING, CONVERGED, STAGNATED, DIVERGED or NOT_A_NUMBER.
         history: values and gradient norms.
     """
 
-    z: Vector
-    value: Float[Array, ""]
-    gradient: Vector
-    radius: Float[Array, ""]
+    z: Float[Array, "*batch variables"]
+    value: Float[Array, "*batch"]
+    gradient: Float[Array, "*batch variables"]
+    radius: Float[Array, "*batch"]
     pairs: Pairs
-    steps: Int[Array, ""]
-    rejections: Int[Array, ""]
-    status: Int[Array, ""]
+    steps: Int[Array, "*batch"]
+    rejections: Int[Array, "*batch"]
+    met_nan: Bool[Array, "*batch"]
+    status: Int[Array, "*batch"]
     history: History
 
 
@@ -103,7 +105,7 @@ def start(objective: Objective, z: Vector, max_steps: int) -> State:
     zero = jnp.zeros((), dtype=jnp.int32)
     status = jnp.where(bad, NOT_A_NUMBER, RUNNING).astype(jnp.int32)
     radius = jnp.full((), FIRST_RADIUS, dtype=z.dtype)
-    state = State(z, value, gradient, radius, pairs, zero, zero, status, history)
+    state = State(z, value, gradient, radius, pairs, zero, zero, bad, status, history)
     return _record(state)
 
 
@@ -181,16 +183,21 @@ def _judge(
         pairs=_remember(state.pairs, trial - state.z, gradient - state.gradient),
         steps=state.steps,
         rejections=jnp.zeros_like(state.rejections),
+        met_nan=state.met_nan,
         status=state.status,
         history=state.history,
     )
     stayed = replace(state, rejections=state.rejections + 1)
     state = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), moved, stayed)
-    state = replace(state, radius=jnp.where(widen, grown, shrunk), steps=state.steps + 1)
+    state = replace(
+        state,
+        radius=jnp.where(widen, grown, shrunk),
+        steps=state.steps + 1,
+        met_nan=state.met_nan | ~finite,
+    )
     exhausted = state.rejections >= MAX_REJECTIONS
-    status = _converged(state, tolerance)
-    status = jnp.where(exhausted & finite, STAGNATED, status)
-    status = jnp.where(exhausted & ~finite, NOT_A_NUMBER, status)
+    failure = jnp.where(state.met_nan, NOT_A_NUMBER, STAGNATED)
+    status = jnp.where(exhausted, failure, _converged(state, tolerance))
     status = jnp.where(diverged, DIVERGED, status).astype(jnp.int32)
     return _record(replace(state, status=status))
 
@@ -202,8 +209,10 @@ def _converged(state: State, tolerance: Float[Array, ""] | float) -> Int[Array, 
 
 def _record(state: State) -> State:
     history = History(
-        state.history.energy.at[state.steps].set(state.value),
-        state.history.gradient_norm.at[state.steps].set(jnp.linalg.norm(state.gradient)),
+        jnp.asarray(state.history.energy).at[state.steps].set(state.value),
+        jnp.asarray(state.history.gradient_norm)
+        .at[state.steps]
+        .set(jnp.linalg.norm(state.gradient)),
     )
     return replace(state, history=history)
 

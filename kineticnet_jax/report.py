@@ -8,6 +8,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from kineticnet_jax.density import OrbitalDensity, SqrtDensity
 from kineticnet_jax.files import complete_file
@@ -105,7 +106,7 @@ def plot_convergence(axes: Axes, solution: Solution) -> None:
     norm = solution.history.gradient_norm
     axes.semilogy(steps, norm, "s-", color=ORANGE, ms=3, label="gradient norm (Ha$^{1/2}$)")
     axes.set(xlabel="step")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
 
 

@@ -124,7 +124,7 @@ def _inverse_cube_root(n):
 
 def _reduced_gradient(n, grad_n):
     """Vector x = ∇n n^(-4/3), in an order that keeps n^(-4/3) from overflowing."""
-    r = _inverse_cube_root(n)[..., None]
+    r = _inverse_cube_root(n)
     return grad_n * (r * r * r) * r
 
 
@@ -157,7 +157,7 @@ def _evaluate(f, n, grad_n):
     df = (df/dlog n) dn/n + 2 (df/dx^2) n^(-4/3) x·d∇n
     """
     inv_cbrt_n = _inverse_cube_root(n)
-    s2 = _S2 * jnp.sum(_reduced_gradient(n, grad_n) ** 2, axis=-1)
+    s2 = _S2 * jnp.sum(_reduced_gradient(n, grad_n) ** 2, axis=0)
     return f(Local(n * inv_cbrt_n * inv_cbrt_n, inv_cbrt_n, s2))
 
 
@@ -166,7 +166,7 @@ def _evaluate_jvp(f, primals, tangents):
     n_dot, grad_n_dot = tangents
     r = _inverse_cube_root(primals[0])
     inv_n = r * r * r
-    along_x = jnp.sum(_reduced_gradient(*primals) * grad_n_dot, axis=-1)
+    along_x = jnp.sum(_reduced_gradient(*primals) * grad_n_dot, axis=0)
     value, d_log_n, d_s2 = _evaluate(_derivatives(f), *primals)
 
     def tangent(d_log_n, d_s2):
@@ -184,7 +184,7 @@ def _density_and_gradient(f, n, grad_n):
     """
     value, v, h = _evaluate(_gradient(f), n, grad_n)
     r = _inverse_cube_root(n)
-    return n * value, v, h[..., None] * (grad_n * (r * r * r)[..., None])
+    return n * value, v, h * (grad_n * (r * r * r))
 
 
 @_density_and_gradient.defjvp
@@ -193,20 +193,18 @@ def _density_and_gradient_jvp(f, primals, tangents):
     n_dot, grad_n_dot = tangents
     r = _inverse_cube_root(n)
     inv_n = r * r * r
-    slope, x = grad_n * inv_n[..., None], _reduced_gradient(n, grad_n)
+    slope, x = grad_n * inv_n, _reduced_gradient(n, grad_n)
     (value, v, h), d_log_n, d_s2 = _evaluate(_derivatives(_gradient(f)), n, grad_n)
-    d_grad_n = h[..., None] * slope
-    density_dot = v * n_dot + jnp.sum(d_grad_n * grad_n_dot, axis=-1)
-    along_x = jnp.sum(x * grad_n_dot, axis=-1)
+    d_grad_n = h * slope
+    density_dot = v * n_dot + jnp.sum(d_grad_n * grad_n_dot, axis=0)
+    along_x = jnp.sum(x * grad_n_dot, axis=0)
     v_dot = (d_log_n[1] * inv_n) * n_dot + ((2 * _S2) * d_s2[1] * r * inv_n) * along_x
-    # The length of x goes to the derivative in x^2, which falls off against it.
-    length2 = jnp.sum(x * x, axis=-1) + float(jnp.finfo(n.dtype).eps) ** 2
-    direction = x * jax.lax.rsqrt(length2)[..., None]
-    along = ((2 * _S2) * d_s2[2] * length2 * inv_n) * jnp.sum(direction * grad_n_dot, axis=-1)
+    # The length of x goes from x x·d∇n to the derivative in x^2, which falls off against it.
+    length2 = jnp.sum(x * x, axis=0) + float(jnp.finfo(n.dtype).eps) ** 2
+    inv_length = jax.lax.rsqrt(length2)
+    d_x2 = ((2 * _S2) * d_s2[2] * length2 * inv_n) * (along_x * inv_length) * inv_length
     d_grad_n_dot = (
-        (((d_log_n[2] - h) * inv_n) * n_dot)[..., None] * slope
-        + (h * inv_n)[..., None] * grad_n_dot
-        + along[..., None] * direction
+        (((d_log_n[2] - h) * inv_n) * n_dot) * slope + (h * inv_n) * grad_n_dot + along * direction
     )
     return (n * value, v, d_grad_n), (density_dot, v_dot, d_grad_n_dot)
 
@@ -220,7 +218,7 @@ def _density(f, n, grad_n):
 def _density_jvp(f, primals, tangents):
     n_dot, grad_n_dot = tangents
     density, v, d_grad_n = _density_and_gradient(f, *primals)
-    return density, v * n_dot + jnp.sum(d_grad_n * grad_n_dot, axis=-1)
+    return density, v * n_dot + jnp.sum(d_grad_n * grad_n_dot, axis=0)
 
 
 def energy_density(
@@ -241,5 +239,5 @@ def energy_density(
     largest = float(jnp.finfo(jnp.result_type(n)).max)
     vacuum = n < _VACUUM_PREFACTOR * largest**_VACUUM_EXPONENT
     n = jnp.where(vacuum, 1, n)
-    grad_n = jnp.where(vacuum[..., None], 0, grad_n)
+    grad_n = jnp.where(vacuum, 0, jnp.moveaxis(grad_n, -1, 0))
     return jnp.where(vacuum, 0, _density(per_electron, n, grad_n))

@@ -3,13 +3,13 @@
 from jaxtyping import Array, Float, Int
 from numpy import ndarray
 
-Scalar = Float[Array, ""] | Float[ndarray, ""] | float
-"""A real number: a zero-dimensional array or a Python float."""
+Scalar = Float[Array, ""]
+"""A real number."""
 
-Points = Float[Array, "points 3"] | Float[ndarray, "points 3"]
+Points = Float[Array, "points 3"]
 """Cartesian coordinates of grid points in bohr."""
 
-PerPoint = Float[Array, "points"] | Float[ndarray, "points"]
+PerPoint = Float[Array, "points"]
 """One number for each grid point."""
 
 Positions = Float[Array, "atoms 3"] | Float[ndarray, "atoms 3"]

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 
 from kineticnet_jax.functionals.kinetic import von_weizsaecker
 from kineticnet_jax.grid import Grid, GridDensity
@@ -81,5 +82,5 @@ class SemiLocal:
         """∫ τ dr in hartree."""
         del molecule
         if self.energy_density is None:
-            return 0.0
+            return jnp.zeros((), dtype=grid.weights.dtype)
         return integrate(grid.weights, self.energy_density(density.n, density.grad_n))

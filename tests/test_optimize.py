@@ -1,0 +1,136 @@
+"""Density optimization against Kohn–Sham, exact cases and its own other method."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import kineticnet_jax as kn
+from kineticnet_jax.errors import InputError
+from kineticnet_jax.reference import GUESSES, kohn_sham
+
+
+@pytest.mark.parametrize(
+    ("name", "basis", "xc"),
+    [
+        ("He", "cc-pvtz", "lda"),
+        ("Li+", "cc-pvdz", "pbe"),
+        ("H2", "cc-pvdz", "blyp"),
+        ("stretched H2", "cc-pvtz", "pbe"),
+        ("HeH+", "cc-pvtz", "blyp"),
+        ("H3+", "cc-pvdz", "lda"),
+    ],
+)
+def test_two_electrons_reproduce_kohn_sham(prepared, molecule, name, basis, xc):
+    state = kohn_sham(molecule(name), xc, basis)
+    system = prepared(name, basis)
+    exact = kn.OrbitalDensity.from_kohn_sham(state).on_grid(system).n
+    for guess in GUESSES:
+        for method in ("lbfgs", "newton") if guess == "random" else ("lbfgs",):
+            solution = kn.optimize_density(system, "vw", xc, guess, method=method)
+            assert solution.converged, solution.reason
+            assert abs(solution.energy - state.energy) < 2e-5
+            n = solution.density.on_grid(system).n
+            assert kn.integrate(system.grid.weights, jnp.abs(n - exact)) / 2 < 1e-4
+
+
+@pytest.mark.parametrize("functional", ["tf+vw", "lkt"])
+@pytest.mark.parametrize("name", ["Ne", "HF"])
+def test_both_methods_converge_to_the_same_energy(prepared, name, functional):
+    system = prepared(name)
+    first = kn.optimize_density(system, functional, method="lbfgs")
+    second = kn.optimize_density(system, functional, method="newton")
+    for solution in (first, second):
+        assert solution.converged, solution.reason
+        assert solution.steps <= 100
+        assert solution.gradient_norm < 1e-6
+    assert first.energy == pytest.approx(second.energy, abs=1e-6)
+
+
+@pytest.mark.parametrize("charge", [1, 2, 5, 10])
+def test_two_independent_electrons_of_a_nucleus_have_kinetic_energy_z_squared(charge):
+    symbol = {1: "H", 2: "He", 5: "B", 10: "Ne"}[charge]
+    ion = kn.Molecule.from_string(f"1\n\n{symbol} 0 0 0", charge - 2)
+    system = kn.prepare(ion, "sto-3g", "even-tempered", grid_level=4)
+    solution = kn.optimize_density(system, "vw", "none", "hcore", hartree=False)
+    assert solution.converged
+    assert solution.components["kinetic"] == pytest.approx(charge**2, abs=1e-4)
+    assert solution.energy == pytest.approx(-(charge**2), abs=1e-4)
+
+
+def test_solution_is_stationary_and_complete(prepared):
+    system = prepared("H2O", level=2)
+    solution = kn.optimize_density(system, "tf+vw")
+    energy = kn.total_energy(system, "tf+vw")
+    assert solution.energy == pytest.approx(float(energy(solution.density)), abs=1e-10)
+    assert sum(solution.components.values()) == pytest.approx(solution.energy, abs=1e-10)
+    c = solution.density.coefficients
+    assert c @ system.density_basis.overlap @ c == pytest.approx(10, rel=1e-12)
+    assert len(solution.history.energy) == solution.steps + 1
+    assert solution.history.gradient_norm[-1] == pytest.approx(solution.gradient_norm)
+    assert "converged: gradient norm" in solution.reason
+    rng = np.random.default_rng(0)
+    basis = system.density_basis
+    for _ in range(3):
+        noise = basis.transform @ (rng.normal(size=len(c)) / (1 + basis.kinetic_eigenvalues))
+        assert energy(kn.SqrtDensity(c + 1e-3 * noise)) > solution.energy
+
+
+def test_lower_energy_than_the_variational_principle_allows_is_never_reported(prepared):
+    # T_vW is a lower bound of T_s, so its minimum lies below Kohn–Sham, but above the floor.
+    system = prepared("LiH", level=2)
+    collapsed = kn.optimize_density(system, "vw")
+    assert collapsed.converged
+    assert collapsed.energy < kn.optimize_density(system, "tf+vw").energy
+
+
+def test_an_unbounded_functional_ends_as_diverged(prepared):
+    system = prepared("H2", level=2)
+
+    def attraction(n, grad_n):
+        return -50.0 * n ** (5 / 3)
+
+    solution = kn.optimize_density(system, kn.SemiLocal("attraction", 0.0, attraction))
+    assert not solution.converged
+    assert "diverged" in solution.reason
+    assert np.isfinite(solution.energy)
+
+
+def test_running_out_of_steps_keeps_the_best_state(prepared):
+    system = prepared("H2O", level=2)
+    solution = kn.optimize_density(system, "tf+vw", max_steps=3)
+    assert not solution.converged
+    assert solution.reason.startswith("stopped after 3 steps")
+    assert solution.energy == min(solution.history.energy)
+
+
+def test_callback_sees_progress_and_changes_nothing(prepared):
+    system = prepared("H2", level=2)
+    seen = []
+    solution = kn.optimize_density(system, "vw", guess="random", callback=seen.append)
+    silent = kn.optimize_density(system, "vw", guess="random")
+    assert solution.energy == silent.energy
+    assert [progress.steps for progress in seen] == sorted({progress.steps for progress in seen})
+    assert seen[-1].steps == solution.steps
+    assert seen[-1].energy == solution.energy
+
+
+def test_a_density_can_be_the_guess(prepared):
+    system = prepared("H2", level=2)
+    first = kn.optimize_density(system, "vw")
+    again = kn.optimize_density(system, "vw", guess=first.density)
+    assert again.steps <= 1
+    assert again.energy == pytest.approx(first.energy, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"functional": "wv"}, "unknown functional 'wv': did you mean 'vw'"),
+        ({"guess": "minoa"}, "did you mean 'minao'"),
+        ({"max_steps": 0}, "max_steps must be at least 1"),
+        ({"tolerance": 0.0}, "tolerance must be positive"),
+    ],
+)
+def test_bad_arguments_are_refused(prepared, arguments, message):
+    with pytest.raises(InputError, match=message):
+        kn.optimize_density(prepared("H2", level=2), **({"functional": "vw"} | arguments))

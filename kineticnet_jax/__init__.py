@@ -1,5 +1,8 @@
 """Orbital-free density functional theory with differentiable kinetic energy functionals in JAX."""
 
+from importlib import import_module
+from types import ModuleType
+
 from kineticnet_jax.density import (
     Density,
     OrbitalDensity,
@@ -18,6 +21,14 @@ from kineticnet_jax.quadrature import integrate
 from kineticnet_jax.system import System, prepare
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Imports `kineticnet_jax.reference` at its first use: PySCF takes a second to load."""
+    if name == "reference":
+        return import_module("kineticnet_jax.reference")
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
 
 __all__ = [
     "ConvergenceError",

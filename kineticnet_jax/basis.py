@@ -15,6 +15,9 @@ from kineticnet_jax.harmonics import solid_harmonics
 
 MAXIMUM_ANGULAR_MOMENTUM = 6
 
+POTENTIAL_BLOCK = 256
+"""Points for which Coulomb potentials are evaluated at a time."""
+
 RadialFunction = Callable[[Float[Array, "shells points"]], Float[Array, "shells points"]]
 
 
@@ -192,16 +195,21 @@ def coulomb_potential(
     Reference: T. Helgaker, P. Jørgensen, J. Olsen, Molecular Electronic-Structure Theory
         (Wiley, 2000), section 9.7, with Hobson's theorem.
     """
-    displacements = points[None] - positions[:, None]
-    r2 = jnp.sum(displacements**2, axis=-1)
-    blocks = []
-    for group in basis.groups:
-        argument = jnp.asarray(group.exponents)[..., None] * r2[group.atom][:, None]
-        weights = 2 * jnp.pi * jnp.asarray(group.coefficients) / jnp.asarray(group.exponents)
-        radial = jnp.einsum("sp,spg->sg", weights, boys(group.l, argument))
-        angular = solid_harmonics(group.l, displacements)[:, group.atom]
-        blocks.append(_flatten(radial * angular))
-    return _ordered(basis, blocks)
+
+    def at_point(point: Float[Array, "3"]) -> Float[Array, "functions"]:
+        displacements = (point - positions)[:, None]
+        r2 = jnp.sum(displacements**2, axis=-1)
+        blocks = []
+        for group in basis.groups:
+            exponents = jnp.asarray(group.exponents)
+            weights = 2 * jnp.pi * jnp.asarray(group.coefficients) / exponents
+            radial = jnp.sum(weights * boys(group.l, exponents * r2[group.atom]), axis=1)
+            angular = solid_harmonics(group.l, displacements)[:, group.atom]
+            blocks.append(_flatten(radial[:, None] * angular))
+        return _ordered(basis, blocks)[:, 0]
+
+    # Blocks of points that stay in the cache while the series of the Boys function is summed.
+    return jax.lax.map(at_point, points, batch_size=POTENTIAL_BLOCK).T
 
 
 def _gaussian(

@@ -106,6 +106,9 @@ def main(arguments: list[str] | None = None) -> None:
     except kn.ConvergenceError as error:
         print(f"kineticnet: {error}", file=sys.stderr)
         code = NOT_CONVERGED
+    except OSError as error:
+        print(f"kineticnet: a result could not be written: {error}", file=sys.stderr)
+        code = BAD_INPUT
     except KeyboardInterrupt:
         print("kineticnet: interrupted", file=sys.stderr)
         code = INTERRUPTED

@@ -123,7 +123,8 @@ def _inverse_cube_root(n):
 
 
 def _reduced_gradient(n, grad_n):
-    """Vector x = ∇n n^(-4/3), in an order that keeps n^(-4/3) from overflowing."""
+    """Vector x = ∇n n^(-4/3), with the components of ∇n along the first axis, here and below."""
+    # In this order no factor overflows, as n^(-4/3) would.
     r = _inverse_cube_root(n)
     return grad_n * (r * r * r) * r
 
@@ -170,6 +171,7 @@ def _evaluate_jvp(f, primals, tangents):
     value, d_log_n, d_s2 = _evaluate(_derivatives(f), *primals)
 
     def tangent(d_log_n, d_s2):
+        # The factors of the tangents go first: a tangent may be as small as n.
         return (d_log_n * inv_n) * n_dot + ((2 * _S2) * d_s2 * r * inv_n) * along_x
 
     return value, jax.tree.map(tangent, d_log_n, d_s2)
@@ -204,7 +206,7 @@ def _density_and_gradient_jvp(f, primals, tangents):
     inv_length = jax.lax.rsqrt(length2)
     d_x2 = ((2 * _S2) * d_s2[2] * length2 * inv_n) * (along_x * inv_length) * inv_length
     d_grad_n_dot = (
-        (((d_log_n[2] - h) * inv_n) * n_dot) * slope + (h * inv_n) * grad_n_dot + along * direction
+        (((d_log_n[2] - h) * inv_n) * n_dot) * slope + (h * inv_n) * grad_n_dot + d_x2 * x
     )
     return (n * value, v, d_grad_n), (density_dot, v_dot, d_grad_n_dot)
 

@@ -182,7 +182,7 @@ def cast(system: System, dtype: np.typing.DTypeLike) -> System:
 
 
 def _working_precision(dtype: np.typing.DTypeLike | None) -> np.dtype:
-    enabled = bool(jax.config.read("jax_enable_x64"))
+    enabled = jnp.result_type(float) == np.float64
     if dtype is None and not enabled:
         warnings.warn(
             "float64 is off in JAX, so the system is float32 and energies are good to about 1 mHa; "

@@ -9,7 +9,7 @@ lets float32 reach densities of 1e-30, where n^(-5/3) and |∇n|^2 are not repre
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,13 @@ class Local(NamedTuple):
     s2: Float[Array, "*points"]
 
 
+Field = Float[Array, "..."]
+Fields = tuple[Field, ...]
+
 PerElectron = Callable[[Local], Float[Array, "*points"]]
+
+LocalFunction = Callable[[Local], Any]
+"""A function of the local variables that returns one field or a pytree of them."""
 
 
 @jax.custom_jvp
@@ -71,13 +77,16 @@ def inverse(x: Float[Array, "*points"]) -> Float[Array, "*points"]:
 
 
 @inverse.defjvp
-def _inverse_jvp(primals, tangents):
+def _inverse_jvp(primals: Fields, tangents: Fields) -> tuple[Field, Field]:
     r = inverse(primals[0])
     return r, -r * (r * tangents[0])
 
 
-def _horner(z, coefficients):
-    return functools.reduce(lambda total, c: total * z + c, reversed(coefficients))
+def _horner(z: Field, coefficients: tuple[float, ...]) -> Field:
+    total = jnp.full_like(z, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        total = total * z + coefficient
+    return total
 
 
 def sech_sqrt(z: Float[Array, "*points"]) -> Float[Array, "*points"]:
@@ -116,23 +125,23 @@ def x_asinh_x(z: Float[Array, "*points"]) -> Float[Array, "*points"]:
     return jnp.where(small, z_small * _horner(z_small, _ASINH_SQRT_SERIES), closed)
 
 
-def _inverse_cube_root(n):
+def _inverse_cube_root(n: Field) -> Field:
     # Faster on CPUs than cbrt; one Newton step takes back the rounding of log n.
     r = jnp.exp(jnp.log(n) * (-1 / 3))
     return r * (4 - n * r * r * r) * (1 / 3)
 
 
-def _reduced_gradient(n, grad_n):
+def _reduced_gradient(n: Field, grad_n: Field) -> Field:
     """Vector x = ∇n n^(-4/3), with the components of ∇n along the first axis, here and below."""
     # In this order no factor overflows, as n^(-4/3) would.
     r = _inverse_cube_root(n)
     return grad_n * (r * r * r) * r
 
 
-def _derivatives(f):
+def _derivatives(f: LocalFunction) -> LocalFunction:
     """Fields f with their derivatives in log n at fixed ∇n and in s^2 at fixed n."""
 
-    def fields(p):
+    def fields(p: Local) -> Any:
         along_log_n = Local(p.cbrt_n / 3, -p.inv_cbrt_n / 3, -(8 / 3) * p.s2)
         value, d_log_n = jax.jvp(f, (p,), (along_log_n,))
         d_s2 = jax.jvp(lambda s2: f(p._replace(s2=s2)), (p.s2,), (jnp.ones_like(p.s2),))[1]
@@ -141,10 +150,10 @@ def _derivatives(f):
     return fields
 
 
-def _gradient(f):
+def _gradient(f: PerElectron) -> LocalFunction:
     """Field f with v = d(n f)/dn and with h of d(n f)/d∇n = h ∇n/n."""
 
-    def fields(p):
+    def fields(p: Local) -> Any:
         value, d_log_n, d_s2 = _derivatives(f)(p)
         return value, value + d_log_n, (2 * _S2) * p.inv_cbrt_n * p.inv_cbrt_n * d_s2
 
@@ -152,7 +161,7 @@ def _gradient(f):
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _evaluate(f, n, grad_n):
+def _evaluate(f: LocalFunction, n: Field, grad_n: Field) -> Any:
     """Fields f at the local variables.
 
     df = (df/dlog n) dn/n + 2 (df/dx^2) n^(-4/3) x·d∇n
@@ -163,14 +172,14 @@ def _evaluate(f, n, grad_n):
 
 
 @_evaluate.defjvp
-def _evaluate_jvp(f, primals, tangents):
+def _evaluate_jvp(f: LocalFunction, primals: Fields, tangents: Fields) -> tuple[Any, Any]:
     n_dot, grad_n_dot = tangents
     r = _inverse_cube_root(primals[0])
     inv_n = r * r * r
     along_x = jnp.sum(_reduced_gradient(*primals) * grad_n_dot, axis=0)
     value, d_log_n, d_s2 = _evaluate(_derivatives(f), *primals)
 
-    def tangent(d_log_n, d_s2):
+    def tangent(d_log_n: Field, d_s2: Field) -> Field:
         # The factors of the tangents go first: a tangent may be as small as n.
         return (d_log_n * inv_n) * n_dot + ((2 * _S2) * d_s2 * r * inv_n) * along_x
 
@@ -178,7 +187,7 @@ def _evaluate_jvp(f, primals, tangents):
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _density_and_gradient(f, n, grad_n):
+def _density_and_gradient(f: PerElectron, n: Field, grad_n: Field) -> Fields:
     """Energy per volume n f with its derivatives v in n and h ∇n/n in ∇n.
 
     The product h ∇n/n has a rule of its own because the derivatives of h alone may overflow:
@@ -190,7 +199,9 @@ def _density_and_gradient(f, n, grad_n):
 
 
 @_density_and_gradient.defjvp
-def _density_and_gradient_jvp(f, primals, tangents):
+def _density_and_gradient_jvp(
+    f: PerElectron, primals: Fields, tangents: Fields
+) -> tuple[Fields, Fields]:
     n, grad_n = primals
     n_dot, grad_n_dot = tangents
     r = _inverse_cube_root(n)
@@ -212,12 +223,12 @@ def _density_and_gradient_jvp(f, primals, tangents):
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _density(f, n, grad_n):
+def _density(f: PerElectron, n: Field, grad_n: Field) -> Field:
     return n * _evaluate(f, n, grad_n)
 
 
 @_density.defjvp
-def _density_jvp(f, primals, tangents):
+def _density_jvp(f: PerElectron, primals: Fields, tangents: Fields) -> tuple[Field, Field]:
     n_dot, grad_n_dot = tangents
     density, v, d_grad_n = _density_and_gradient(f, *primals)
     return density, v * n_dot + jnp.sum(d_grad_n * grad_n_dot, axis=0)

@@ -75,7 +75,7 @@ def test_guesses_are_densities_without_nodes(prepared, name, guess):
     psi, _ = density.amplitude(system)
     n = psi**2
     total = system.n_electrons
-    assert kn.integrate(system.grid.weights, n) == pytest.approx(total, abs=2e-3)
+    assert kn.integrate(system.grid.weights, n) == pytest.approx(total, rel=2e-3)
     sign = jnp.sign(kn.integrate(system.grid.weights, psi))
     wrong = kn.integrate(system.grid.weights, jnp.where(sign * psi < 0, n, 0.0))
     assert wrong / total < 0.01

@@ -31,7 +31,7 @@ def test_hartree_energy_of_a_gaussian_charge(prepared):
         r2 = jnp.sum(jnp.asarray(system.grid.points) ** 2, axis=1)
         n = (exponent / np.pi) ** 1.5 * jnp.exp(-exponent * r2)
         energy = hartree_energy(system.hartree_operator, system.grid.weights, n)
-        assert energy == pytest.approx(np.sqrt(exponent / (2 * np.pi)), rel=1e-5)
+        assert energy == pytest.approx(float(np.sqrt(exponent / (2 * np.pi))), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["H2", "stretched H2", "H2O"])

@@ -25,8 +25,11 @@ def nodeless(system):
     return kn.SqrtDensity(jnp.where(is_s, 1 / (1 + jnp.diag(basis.kinetic)), 0.0))
 
 
-@pytest.mark.parametrize("functional", FUNCTIONALS)
-@pytest.mark.parametrize("xc", ["lda", "pbe", "blyp", "none"])
+@pytest.mark.parametrize(
+    ("functional", "xc"),
+    [*((functional, "none") for functional in FUNCTIONALS)]
+    + [("tf+vw", xc) for xc in ("lda", "pbe", "blyp")],
+)
 def test_gradient_with_respect_to_coefficients_is_a_finite_difference(prepared, functional, xc):
     system = prepared("LiH", level=1)
     energy = kn.total_energy(system, functional, xc)

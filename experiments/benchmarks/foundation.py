@@ -127,8 +127,9 @@ def main() -> None:
         "",
         "## Density optimization against Kohn–Sham",
         "",
-        "BLYP/cc-pVDZ, functional vw in the reference basis, grid level 3 for both, from superposed",
-        "atoms to a gradient norm of 1e-6. RKS with PySCF's defaults. Limit of the ratio: 1.0.",
+        "BLYP/cc-pVDZ, functional vw in the reference basis, grid level 3 for both, from",
+        "superposed atoms to a gradient norm of 1e-6. RKS with PySCF's defaults. Limit of the",
+        "ratio: 1.0.",
         "",
         "| molecule | method | optimization (ms) | RKS (ms) | ratio | ratio with preparation |",
         "| --- | --- | ---: | ---: | ---: | ---: |",
@@ -140,8 +141,7 @@ def main() -> None:
         "operator, each read twice; last column: measured time over the time for these bytes at",
         "copy bandwidth. Limit for the reference basis: 20 ms on one core.",
         "",
-        "| density basis | functions | points | time (ms) | bytes (MB) | bytes at copy bandwidth (ms)"
-        " | ratio |",
+        "| density basis | functions | points | time (ms) | bytes (MB) | bytes (ms) | ratio |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
         *evaluation_rows(bandwidth),
     ]

@@ -72,7 +72,7 @@ def slater_exchange(p: Local) -> Float[Array, "*points"]:
 
 
 @jax.custom_jvp
-def _vwn(x):
+def _vwn(x: Float[Array, "..."]) -> Float[Array, "..."]:
     # Each logarithm has an argument that tends to one at low density.
     inv_polynomial = inverse(x * x + _VWN_B * x + _VWN_C)
     angle = (2 / _VWN_Q) * jnp.arctan(_VWN_Q / (2 * x + _VWN_B))
@@ -84,7 +84,9 @@ def _vwn(x):
 
 
 @_vwn.defjvp
-def _vwn_jvp(primals, tangents):
+def _vwn_jvp(
+    primals: tuple[Float[Array, "..."]], tangents: tuple[Float[Array, "..."]]
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     # The terms of the energy cancel to third order in 1/x when differentiated one by one.
     x = primals[0]
     inv_polynomial = inverse(x * x + _VWN_B * x + _VWN_C)

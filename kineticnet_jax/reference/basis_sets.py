@@ -31,7 +31,7 @@ _RANGE = {1: (0.7, 1.2), 2: (0.39, 5.2), 3: (0.35, 2.8)}
 # The s functions, which alone describe the cusp, end at this multiple of Z². What is missing beyond
 # costs a hydrogen-like ion 0.04 mHa of kinetic energy at Z = 10; a multiple of 144 costs 8 mHa.
 _CUSP_EXPONENT = 5000.0
-_LOWEST_S = 0.55
+_LOWEST_S = 0.5
 
 # Auxiliary p, d and f functions of hydrogen. The published ones miss 0.03 mHa of stretched H2.
 _AUXILIARY_HYDROGEN = {1: (0.25, 3.5), 2: (0.5, 3.0), 3: (1.0, 1.8)}

@@ -1,17 +1,12 @@
 """Kinetic energy densities against libxc and exact relations."""
 
-import ctypes
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pyscf.dft import libxc
+from libxc_reference import REDUCED, N, S, differentiated, gradient, libxc_derivatives, on_grid
 
 from kineticnet_jax.functionals import kinetic
-
-REDUCED = 2 * (3 * np.pi**2) ** (1 / 3)
 
 
 def lkt(n, grad_n):
@@ -27,73 +22,10 @@ FUNCTIONALS = {
 }
 
 
-N, S = (
-    axis.ravel()
-    for axis in np.meshgrid(
-        10.0 ** np.linspace(-10, 4, 57),
-        np.concatenate([[0.0], 10.0 ** np.arange(-10, -2), np.linspace(0.01, 50, 80)]),
-        indexing="ij",
-    )
-)
-
-
-def gradient(n, s):
-    return np.stack([REDUCED * n ** (4 / 3) * s, 0 * n, 0 * n], axis=-1)
-
-
-@functools.cache
-def differentiated(code):
-    """Function of n, ∇n giving the energy density, its gradient, and the Hessian's columns."""
-
-    def value_and_gradient(n, grad_n):
-        energy, pullback = jax.vjp(FUNCTIONALS[code], n, grad_n)
-        return energy, pullback(jnp.ones_like(energy))
-
-    def columns(n, grad_n):
-        def column(direction):
-            tangent = (direction[0] + 0 * n, direction[1:] + 0 * grad_n)
-            return jax.jvp(value_and_gradient, (n, grad_n), tangent)
-
-        values, (_, hessian) = jax.vmap(column, out_axes=(None, 0))(jnp.eye(4)[:3])
-        return *values, hessian
-
-    return jax.jit(columns)
-
-
-@functools.cache
-def on_grid(code):
-    return jax.device_get(differentiated(code)(N, gradient(N, S)))
-
-
-def libxc_derivatives(code, n, s, order):
-    """Energy density and derivatives in n and σ = |∇n|^2, libxc ordering, as rows."""
-
-    def lower_thresholds(_, functionals, __):
-        # By default libxc returns zeros for n below 1e-15 and replaces σ below 1e-40.
-        for functional in functionals.values():
-            for name, value in [("dens", 1e-200), ("sigma", 1e-120)]:
-                setter = getattr(libxc._itrf, f"xc_func_set_{name}_threshold")
-                setter.restype = None
-                setter(functional, ctypes.c_double(value))
-
-    libxc.register_custom_functional_("lowered", code, callback=lower_thresholds)
-    try:
-        is_lda = libxc.xc_type("lowered") == "LDA"
-        rho = n if is_lda else np.vstack([n, gradient(n, s).T])
-        rows = libxc.eval_xc1("lowered", rho, deriv=order)
-    finally:
-        libxc.unregister_custom_functional_("lowered")
-    rows[0] *= n
-    if not is_lda:
-        return rows
-    zero = 0 * n
-    return np.array([rows[0], rows[1], zero, *([rows[2], zero, zero] if order == 2 else [])])
-
-
 @pytest.mark.parametrize("code", FUNCTIONALS)
 def test_energy_and_first_derivatives_agree_with_libxc(code):
     e, d_n, d_sigma = libxc_derivatives(code, N, S, order=1)
-    energy, (v_n, v_grad), (_, curvature) = on_grid(code)
+    energy, (v_n, v_grad), (_, curvature) = on_grid(FUNCTIONALS[code])
     # At s = 0 libxc evaluates at the threshold of σ, which makes von Weizsäcker 1e-231 instead
     # of 0. All other numbers here are above 1e-18.
     np.testing.assert_allclose(energy, e, rtol=1e-12, atol=1e-200)
@@ -112,7 +44,7 @@ def test_second_derivatives_agree_with_libxc(code):
     n, s = N[used], S[used]
     _, _, d_sigma, d_nn, d_nsigma, d_sigma2 = libxc_derivatives(code, n, s, order=2)
     g = gradient(n, s)[:, 0]
-    hessian_n, hessian_grad = (block[:, used] for block in on_grid(code)[2])
+    hessian_n, hessian_grad = (block[:, used] for block in on_grid(FUNCTIONALS[code])[2])
     # The second derivatives pass through zero; each is compared on its dimensional scale.
     scale = kinetic.C_F * n ** (5 / 3) * (1 + s**2)
     assert np.max(np.abs(hessian_n[0] - d_nn) * n**2 / scale) < 1e-11
@@ -126,7 +58,7 @@ def test_second_derivatives_agree_with_libxc(code):
 def test_uniform_limit_is_thomas_fermi(code):
     assert pytest.approx(2.871234000188192, rel=1e-15) == kinetic.C_F
     uniform = S == 0
-    tau = on_grid(code)[0][uniform]
+    tau = on_grid(FUNCTIONALS[code])[0][uniform]
     np.testing.assert_allclose(tau, kinetic.C_F * N[uniform] ** (5 / 3), rtol=1e-14)
 
 
@@ -136,7 +68,7 @@ def test_uniform_limit_is_thomas_fermi(code):
 )
 def test_gradient_expansion_at_zero_gradient(code, coefficient):
     uniform = S == 0
-    hessian = on_grid(code)[2][1][1, uniform]
+    hessian = on_grid(FUNCTIONALS[code])[2][1][1, uniform]
     d2_s2 = 2 / (REDUCED * N[uniform] ** (4 / 3)) ** 2
     expected = coefficient * kinetic.C_F * N[uniform] ** (5 / 3) * d2_s2
     np.testing.assert_allclose(hessian[:, 0], expected, rtol=1e-13)
@@ -146,11 +78,11 @@ def test_gradient_expansion_at_zero_gradient(code, coefficient):
 def test_thakkar_has_no_gradient_at_its_cusp():
     n = np.geomspace(1e-6, 1e3, len(N))
     direction = np.array([0.6, 0.0, -0.8])
-    _, (_, v_grad), _ = differentiated("GGA_K_THAKKAR")(n, np.zeros((len(N), 3)))
+    _, (_, v_grad), _ = differentiated(kinetic.thakkar)(n, np.zeros((len(N), 3)))
     np.testing.assert_array_equal(v_grad, 0)
     # Off the cusp the slope is the one-sided limit -0.072 * 2^(1/3) C_F n^(1/3).
     grad_n = 1e-9 * n[:, None] ** (4 / 3) * direction
-    _, (_, v_grad), _ = differentiated("GGA_K_THAKKAR")(n, grad_n)
+    _, (_, v_grad), _ = differentiated(kinetic.thakkar)(n, grad_n)
     limit = -0.072 * 2 ** (1 / 3) * kinetic.C_F * np.cbrt(n)
     np.testing.assert_allclose(v_grad @ direction, limit, rtol=1e-7)
 
@@ -158,8 +90,8 @@ def test_thakkar_has_no_gradient_at_its_cusp():
 @pytest.mark.parametrize("code", FUNCTIONALS)
 @pytest.mark.parametrize("scale", [0.13, 7.9])
 def test_coordinate_scaling(code, scale):
-    scaled, _, _ = differentiated(code)(scale**3 * N, scale**4 * gradient(N, S))
-    np.testing.assert_allclose(scaled, scale**5 * on_grid(code)[0], rtol=1e-13)
+    scaled, _, _ = differentiated(FUNCTIONALS[code])(scale**3 * N, scale**4 * gradient(N, S))
+    np.testing.assert_allclose(scaled, scale**5 * on_grid(FUNCTIONALS[code])[0], rtol=1e-13)
 
 
 def test_von_weizsaecker_is_exact_for_the_hydrogen_atom():

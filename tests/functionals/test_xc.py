@@ -1,6 +1,5 @@
 """Exchange-correlation energy densities against libxc, mpmath and exact relations."""
 
-import ctypes
 import functools
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
-from pyscf.dft import libxc
+from libxc_reference import N, S, differentiated, gradient, libxc_derivatives, on_grid
 
 from kineticnet_jax.functionals import xc
 from kineticnet_jax.safe import energy_density
@@ -31,77 +30,19 @@ SUMS = {
     "GGA_X_B88,GGA_C_LYP": xc.blyp,
 }
 
-N, S = (
-    axis.ravel()
-    for axis in np.meshgrid(
-        10.0 ** np.linspace(-10, 4, 57),
-        np.concatenate([[0.0], 10.0 ** np.arange(-10, -2), np.linspace(0.01, 50, 80)]),
-        indexing="ij",
-    )
-)
-
-
-def gradient(n, s):
-    return np.stack([2 * K_F * n ** (4 / 3) * s, 0 * n, 0 * n], axis=-1)
-
 
 @functools.cache
-def differentiated(code):
-    """Function of n, ∇n giving the energy density, its gradient, and the Hessian's columns."""
-
-    def value_and_gradient(n, grad_n):
-        energy, pullback = jax.vjp(PARTS[code], n, grad_n)
-        return energy, pullback(jnp.ones_like(energy))
-
-    def columns(n, grad_n):
-        def column(direction):
-            tangent = (direction[0] + 0 * n, direction[1:] + 0 * grad_n)
-            return jax.jvp(value_and_gradient, (n, grad_n), tangent)
-
-        values, (_, hessian) = jax.vmap(column, out_axes=(None, 0))(jnp.eye(4)[:3])
-        return *values, hessian
-
-    return jax.jit(columns)
-
-
-@functools.cache
-def on_grid(code):
-    return jax.device_get(differentiated(code)(N, gradient(N, S)))
-
-
-@functools.cache
-def libxc_derivatives(code):
-    """Energy density and derivatives in n and σ = |∇n|^2 on the grid, libxc ordering, as rows."""
-
-    def lower_thresholds(_, functionals, __):
-        # By default libxc returns zeros for n below 1e-15 (GGA_C_PBE: 1e-12, GGA_C_LYP: 1e-14) and
-        # replaces σ below the 8/3 power of that.
-        for functional in functionals.values():
-            for name, value in [("dens", 1e-200), ("sigma", 1e-120)]:
-                setter = getattr(libxc._itrf, f"xc_func_set_{name}_threshold")
-                setter.restype = None
-                setter(functional, ctypes.c_double(value))
-
-    libxc.register_custom_functional_("lowered", code, callback=lower_thresholds)
-    try:
-        is_lda = libxc.xc_type("lowered") == "LDA"
-        rho = N if is_lda else np.vstack([N, gradient(N, S).T])
-        rows = libxc.eval_xc1("lowered", rho, deriv=2)
-    finally:
-        libxc.unregister_custom_functional_("lowered")
-    rows[0] *= N
-    if is_lda:
-        return np.array([rows[0], rows[1], 0 * N, rows[2], 0 * N, 0 * N])
-    return rows
+def libxc_on_grid(code):
+    return libxc_derivatives(code, N, S, order=2)
 
 
 def scales(code):
     """Sizes of the terms that cancel in the energy density and its derivatives in n and σ."""
-    e, d_n, d_sigma = np.abs(libxc_derivatives(code))[:3]
+    e, d_n, d_sigma = np.abs(libxc_on_grid(code))[:3]
     if code == "GGA_C_PBE":
         # In libxc ε_PW92 and H cancel as (A t^2)^-2, to 1e-8 of the former at s = 50. They do not
         # cancel here; test_correlation_agrees_with_mpmath has the same points without this scale.
-        uniform_e, uniform_d_n, _ = np.abs(libxc_derivatives("LDA_C_PW_MOD"))[:3]
+        uniform_e, uniform_d_n, _ = np.abs(libxc_on_grid("LDA_C_PW_MOD"))[:3]
         sigma = np.maximum(gradient(N, S)[:, 0], 1e-100) ** 2
         return e + 1e-3 * uniform_e, d_n + 1e-3 * uniform_d_n, d_sigma + 1e-3 * uniform_e / sigma
     return e, d_n, d_sigma
@@ -109,9 +50,9 @@ def scales(code):
 
 @pytest.mark.parametrize("code", PARTS)
 def test_energy_and_first_derivatives_agree_with_libxc(code):
-    e, d_n, d_sigma = libxc_derivatives(code)[:3]
+    e, d_n, d_sigma = libxc_on_grid(code)[:3]
     scale_e, scale_n, scale_sigma = scales(code)
-    energy, (v_n, v_grad), (_, curvature) = on_grid(code)
+    energy, (v_n, v_grad), (_, curvature) = on_grid(PARTS[code])
     grad_n = gradient(N, S)
     # The logarithm of PW92 costs libxc four digits at n = 1e-10; everything else agrees to 1e-12.
     tolerance = 1e-10 if "PBE" in code or "PW" in code else 1e-12
@@ -125,9 +66,9 @@ def test_energy_and_first_derivatives_agree_with_libxc(code):
 
 @pytest.mark.parametrize("code", SUMS)
 def test_exchange_correlation_agrees_with_libxc(code):
-    e, d_n, d_sigma = libxc_derivatives(code)[:3]
+    e, d_n, d_sigma = libxc_on_grid(code)[:3]
     # Exchange and correlation cancel, for PBE exactly in de/dσ at s = 0.
-    exchange, correlation = (np.abs(libxc_derivatives(part)[:3]) for part in code.split(","))
+    exchange, correlation = (np.abs(libxc_on_grid(part)[:3]) for part in code.split(","))
     scale_e, scale_n, scale_sigma = exchange + correlation
     grad_n = gradient(N, S)
 
@@ -149,9 +90,9 @@ def test_second_derivatives_agree_with_libxc(code):
     # Below s = 1e-3 libxc loses digits of the second derivative in σ.
     used = S >= 1e-3
     n, s = N[used], S[used]
-    _, _, d_sigma, d_nn, d_nsigma, d_sigma2 = libxc_derivatives(code)[:, used]
+    _, _, d_sigma, d_nn, d_nsigma, d_sigma2 = libxc_on_grid(code)[:, used]
     g = gradient(n, s)[:, 0]
-    hessian_n, hessian_grad = (block[:, used] for block in on_grid(code)[2])
+    hessian_n, hessian_grad = (block[:, used] for block in on_grid(PARTS[code])[2])
     # The second derivatives pass through zero; each is compared on its dimensional scale.
     scale = 0.7386 * n ** (4 / 3) * (1 + s**2)
     assert np.max(np.abs(hessian_n[0] - d_nn) * n**2 / scale) < 1e-10
@@ -202,7 +143,7 @@ def test_correlation_agrees_with_mpmath(code, reference):
     picked = [(n, s) for n in (1e-25, 1e-10, 1e-5, 1.0, 1e4) for s in (1e-3, 1.0, 20.0, 50.0)]
     n, s = np.resize(picked, (N.size, 2)).T
     grad_n = gradient(n, s)
-    energy, (v_n, v_grad), _ = differentiated(code)(n, grad_n)
+    energy, (v_n, v_grad), _ = differentiated(PARTS[code])(n, grad_n)
     with mpmath.workdps(60):
         for i in range(len(picked)):
             point = (mpmath.mpf(n[i]), mpmath.mpf(grad_n[i, 0]))
@@ -215,36 +156,36 @@ def test_correlation_agrees_with_mpmath(code, reference):
 
 def test_uniform_limits():
     uniform = S == 0
-    slater = on_grid("LDA_X")[0][uniform]
-    pw92 = on_grid("LDA_C_PW_MOD")[0][uniform]
+    slater = on_grid(PARTS["LDA_X"])[0][uniform]
+    pw92 = on_grid(PARTS["LDA_C_PW_MOD"])[0][uniform]
     for code in ("GGA_X_PBE", "GGA_X_B88"):
-        np.testing.assert_allclose(on_grid(code)[0][uniform], slater, rtol=1e-14)
-    np.testing.assert_allclose(on_grid("GGA_C_PBE")[0][uniform], pw92, rtol=1e-13)
+        np.testing.assert_allclose(on_grid(PARTS[code])[0][uniform], slater, rtol=1e-14)
+    np.testing.assert_allclose(on_grid(PARTS["GGA_C_PBE"])[0][uniform], pw92, rtol=1e-13)
     # VWN and PW92 fit the same simulations of the electron gas.
     physical = (N[uniform] > 1e-4) & (N[uniform] < 10)
-    vwn = on_grid("LDA_C_VWN")[0][uniform]
+    vwn = on_grid(PARTS["LDA_C_VWN"])[0][uniform]
     np.testing.assert_allclose(vwn[physical], pw92[physical], rtol=0.02)
 
 
 def test_pbe_has_no_linear_response_to_the_squared_gradient():
     uniform = S == 0
-    exchange = on_grid("GGA_X_PBE")[2][1][1, uniform, 0]
-    slater = on_grid("LDA_X")[0][uniform]
+    exchange = on_grid(PARTS["GGA_X_PBE"])[2][1][1, uniform, 0]
+    slater = on_grid(PARTS["LDA_X"])[0][uniform]
     d2_s2 = 2 / (2 * K_F * N[uniform] ** (4 / 3)) ** 2
     np.testing.assert_allclose(exchange, 0.2195149727645171 * slater * d2_s2, rtol=1e-13)
-    correlation = on_grid("GGA_C_PBE")[2][1][1, uniform, 0]
+    correlation = on_grid(PARTS["GGA_C_PBE"])[2][1][1, uniform, 0]
     np.testing.assert_allclose(correlation, -exchange, rtol=1e-13)
 
 
 @pytest.mark.parametrize("code", ["LDA_X", "GGA_X_PBE", "GGA_X_B88"])
 @pytest.mark.parametrize("scale", [0.13, 7.9])
 def test_coordinate_scaling_of_exchange(code, scale):
-    scaled, _, _ = differentiated(code)(scale**3 * N, scale**4 * gradient(N, S))
-    np.testing.assert_allclose(scaled, scale**4 * on_grid(code)[0], rtol=1e-13)
+    scaled, _, _ = differentiated(PARTS[code])(scale**3 * N, scale**4 * gradient(N, S))
+    np.testing.assert_allclose(scaled, scale**4 * on_grid(PARTS[code])[0], rtol=1e-13)
 
 
 def test_pbe_correlation_lies_between_zero_and_the_uniform_gas():
-    pbe, uniform = on_grid("GGA_C_PBE")[0], on_grid("LDA_C_PW_MOD")[0]
+    pbe, uniform = on_grid(PARTS["GGA_C_PBE"])[0], on_grid(PARTS["LDA_C_PW_MOD"])[0]
     assert np.all(pbe < 0)
     assert np.all(pbe >= uniform * (1 + 1e-14))
 

@@ -18,7 +18,7 @@ def rounded(density, dtype):
 
 
 def nodeless(system):
-    """ψ as a sum of s functions: at a node, the energy of a GGA has no second derivative."""
+    """ψ as a sum of s functions: at a node, the energy of a GGA has a kink."""
     basis = system.density_basis
     labels = build_mole(system.molecule, basis.name).ao_labels(fmt=None)
     is_s = np.array([label[2].endswith("s") for label in labels])
@@ -33,7 +33,7 @@ def nodeless(system):
 def test_gradient_with_respect_to_coefficients_is_a_finite_difference(prepared, functional, xc):
     system = prepared("LiH", level=1)
     energy = kn.total_energy(system, functional, xc)
-    density = kn.initial_density(system, "minao")
+    density = nodeless(system)
     rng = np.random.default_rng(2)
     basis = system.density_basis
     direction = basis.transform @ (

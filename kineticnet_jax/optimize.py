@@ -118,10 +118,10 @@ def optimize_density(
     energy = total_energy(system, functional, xc, hartree)
     density = guess if isinstance(guess, SqrtDensity) else initial_density(system, guess, seed)
     state = _start(energy, density, max_steps)
+    floor = _energy_floor(system)
+    interval = max_steps if callback is None else PROGRESS_INTERVAL
     while True:
-        limit = max_steps if callback is None else int(state.steps) + PROGRESS_INTERVAL
-        limit = min(limit, max_steps)
-        floor = _energy_floor(system)
+        limit = min(int(state.steps) + interval, max_steps)
         state = _advance(energy, state, method, tolerance, floor, limit)
         if callback is not None:
             callback(

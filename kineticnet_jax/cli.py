@@ -268,10 +268,13 @@ def _write(
     ground_state: reference.KohnSham | None,
     result: dict[str, Any],
 ) -> None:
-    from kineticnet_jax.report import plot_solution, write_cube
-
     if options.json is not None:
         _write_json(options.json, result)
+    if options.plot is None and options.cube is None:
+        return
+    # Matplotlib takes half a second to import, which most runs do not need.
+    from kineticnet_jax.report import plot_solution, write_cube
+
     if options.plot is not None:
         exact = None if ground_state is None else kn.OrbitalDensity.from_kohn_sham(ground_state)
         figure = plot_solution(system, solution, exact)

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kineticnet_jax.basis import Basis, evaluate, evaluate_with_gradient
-from kineticnet_jax.errors import unknown_name
 from kineticnet_jax.grid import GridDensity
 from kineticnet_jax.system import System
 from kineticnet_jax.types import PerPoint, Points, Positions, Scalar
@@ -153,8 +152,6 @@ def initial_density(system: System, guess: str = "sad", seed: int = 0) -> SqrtDe
         return fit_sqrt_density(system, SqrtDensity(coefficients))
     from kineticnet_jax import reference
 
-    if guess not in reference.GUESSES:
-        raise unknown_name("guess", guess, reference.GUESSES)
     matrix = reference.guess_density_matrix(system.molecule, system.basis, guess)
     orbital_basis = reference.extract_basis(reference.build_mole(system.molecule, system.basis))
     start = OrbitalDensity.from_density_matrix(system.molecule.positions, orbital_basis, matrix)

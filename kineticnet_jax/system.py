@@ -1,6 +1,5 @@
 """Everything about a molecule that its orbital-free energy needs, as arrays made once."""
 
-import logging
 import warnings
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +15,6 @@ from kineticnet_jax.errors import unknown_name
 from kineticnet_jax.grid import Grid, molecular_grid
 from kineticnet_jax.molecule import Molecule
 from kineticnet_jax.types import PerPoint, Scalar
-
-logger = logging.getLogger(__name__)
 
 DENSITY_BASES = ("reference", "even-tempered")
 
@@ -134,6 +131,7 @@ def prepare(
         density_basis = "reference" if molecule.n_electrons == 2 else "even-tempered"
     name = basis if density_basis == "reference" else density_basis
     dtype = _working_precision(dtype)
+    # For its errors: references and guesses will need this basis.
     reference.build_mole(molecule, basis)
     mol = reference.build_mole(molecule, name)
     auxiliary = reference.build_mole(molecule, reference.AUXILIARY)
@@ -142,13 +140,11 @@ def prepare(
     with jax.enable_x64(True):
         positions = jnp.asarray(molecule.positions)
         grid = molecular_grid(molecule, grid_level)
-        potentials = coulomb_potential(
-            reference.extract_basis(auxiliary), positions, jnp.asarray(grid.points)
-        )
+        potentials = coulomb_potential(reference.extract_basis(auxiliary), positions, grid.points)
         functions = reference.extract_basis(mol)
         density_basis_arrays = DensityBasis(
             functions,
-            _evaluate(functions, positions, jnp.asarray(grid.points)),
+            _evaluate(functions, positions, grid.points),
             jnp.asarray(matrices.overlap),
             jnp.asarray(matrices.kinetic),
             jnp.asarray(matrices.transform),

@@ -36,8 +36,6 @@ _LOWEST_S = 0.5
 # Auxiliary p, d and f functions of hydrogen. The published ones miss 0.03 mHa of stretched H2.
 _AUXILIARY_HYDROGEN = {1: (0.25, 3.5), 2: (0.5, 3.0), 3: (1.0, 1.8)}
 
-PySCFBasis = dict[str, list]
-
 
 def build_mole(molecule: Molecule, basis: str) -> gto.Mole:
     """The molecule as a PySCF object with the named basis on every atom.
@@ -54,7 +52,7 @@ def build_mole(molecule: Molecule, basis: str) -> gto.Mole:
         InputError: for an unknown basis, or one that lacks an element of the molecule.
     """
     elements = sorted(set(molecule.symbols), key=molecule.symbols.index)
-    table: PySCFBasis = {element: _element_basis(basis, element) for element in elements}
+    table = {element: _element_basis(basis, element) for element in elements}
     return gto.M(
         atom=list(zip(molecule.symbols, np.asarray(molecule.positions).tolist(), strict=True)),
         unit="Bohr",

@@ -3,6 +3,7 @@
 from importlib import import_module
 from types import ModuleType
 
+from kineticnet_jax.data.dataset import Dataset
 from kineticnet_jax.density import (
     Density,
     OrbitalDensity,
@@ -11,7 +12,7 @@ from kineticnet_jax.density import (
     initial_density,
 )
 from kineticnet_jax.energy import TotalEnergy, kinetic_energy, total_energy
-from kineticnet_jax.errors import ConvergenceError, InputError
+from kineticnet_jax.errors import ConvergenceError, IncompleteError, InputError
 from kineticnet_jax.functionals.base import Functional, SemiLocal
 from kineticnet_jax.functionals.registry import load_functional
 from kineticnet_jax.grid import Grid, GridDensity, molecular_grid
@@ -32,10 +33,12 @@ def __getattr__(name: str) -> ModuleType:
 
 __all__ = [
     "ConvergenceError",
+    "Dataset",
     "Density",
     "Functional",
     "Grid",
     "GridDensity",
+    "IncompleteError",
     "InputError",
     "Molecule",
     "OrbitalDensity",

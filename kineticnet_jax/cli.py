@@ -1,6 +1,5 @@
-"""The command line: `kineticnet optimize` and `kineticnet info`."""
+"""The command line: `kineticnet optimize`, `kineticnet generate` and `kineticnet info`."""
 
-import json
 import logging
 import os
 import sys
@@ -17,10 +16,10 @@ from rich.table import Table
 from tyro.conf import FlagCreatePairsOff, Positional, subcommand
 
 import kineticnet_jax as kn
-from kineticnet_jax import reference
+from kineticnet_jax import cli_data, reference
 from kineticnet_jax.energy import NO_XC
 from kineticnet_jax.errors import unknown_name
-from kineticnet_jax.files import check_writable, complete_file
+from kineticnet_jax.files import check_writable, complete_file, write_json
 from kineticnet_jax.functionals.registry import FUNCTIONALS
 from kineticnet_jax.functionals.xc import XC_FUNCTIONALS
 from kineticnet_jax.minimize import Method
@@ -73,13 +72,19 @@ class Optimize:
 
 @dataclass(frozen=True)
 class Info:
-    """Print versions, devices, and the functionals and basis sets that are available."""
+    """Print what is inside a data set; without one, versions, devices, functionals and bases."""
 
+    file: Positional[Path | None] = None
+    """HDF5 file of a data set."""
     json: Path | None = None
     """Write the same to this JSON file."""
 
 
-Command = Annotated[Optimize, subcommand("optimize")] | Annotated[Info, subcommand("info")]
+Command = (
+    Annotated[Optimize, subcommand("optimize")]
+    | Annotated[cli_data.Generate, subcommand("generate")]
+    | Annotated[Info, subcommand("info")]
+)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -95,15 +100,19 @@ def main(arguments: list[str] | None = None) -> None:
     _configure_jax()
     console = Console()
     try:
-        code = (
-            _optimize(command, console)
-            if isinstance(command, Optimize)
-            else _info(command, console)
-        )
+        code = DONE
+        if isinstance(command, Optimize):
+            code = _optimize(command, console)
+        elif isinstance(command, cli_data.Generate):
+            cli_data.generate(command, console)
+        elif command.file is not None:
+            cli_data.info(command.file, command.json, console)
+        else:
+            _info(command, console)
     except kn.InputError as error:
         print(f"kineticnet: {error}", file=sys.stderr)
         code = BAD_INPUT
-    except kn.ConvergenceError as error:
+    except (kn.ConvergenceError, kn.IncompleteError) as error:
         print(f"kineticnet: {error}", file=sys.stderr)
         code = NOT_CONVERGED
     except OSError as error:
@@ -269,7 +278,7 @@ def _write(
     result: dict[str, Any],
 ) -> None:
     if options.json is not None:
-        _write_json(options.json, result)
+        write_json(options.json, result)
     if options.plot is None and options.cube is None:
         return
     # Matplotlib takes half a second to import, which most runs do not need.
@@ -284,13 +293,8 @@ def _write(
         write_cube(options.cube, system, solution.density)
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with complete_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _info(options: Info, console: Console) -> int:
-    """Prints what is installed and available; returns the exit code."""
+def _info(options: Info, console: Console) -> None:
+    """Prints what is installed and available."""
     if options.json is not None:
         check_writable(options.json)
     packages = ("kineticnet-jax", "jax", "jaxlib", "flax", "e3nn-jax", "pyscf", "numpy", "scipy")
@@ -309,5 +313,4 @@ def _info(options: Info, console: Console) -> int:
         text = ", ".join(f"{k} {v}" for k, v in items) if items else ", ".join(value)
         console.print(f"[bold]{name}[/bold]: {text}", highlight=False)
     if options.json is not None:
-        _write_json(options.json, content)
-    return DONE
+        write_json(options.json, content)

@@ -7,11 +7,13 @@ from kineticnet_jax.quadrature import integrate
 from kineticnet_jax.types import Charges, PerPoint, Points, Positions, Scalar
 
 
-def nuclear_attraction(charges: Charges, positions: Positions, points: Points) -> PerPoint:
+def nuclear_attraction(
+    charges: Charges | Float[Array, "atoms"], positions: Positions, points: Points
+) -> PerPoint:
     """Potential of the nuclei on an electron, v(r) = -Σ_A Z_A / |r - R_A|.
 
     Args:
-        charges: Z_A.
+        charges: Z_A, or changes of them.
         positions: R_A in bohr.
         points: r in bohr, not on a nucleus.
 

@@ -12,6 +12,10 @@ class ConvergenceError(RuntimeError):
     """A reference calculation did not converge; the message says what was tried."""
 
 
+class IncompleteError(RuntimeError):
+    """A long run ended before it was done; the message says what is kept and how to go on."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """Returns the error for a name that does not exist, with the closest known one suggested.
 

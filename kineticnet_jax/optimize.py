@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from kineticnet_jax import minimize
-from kineticnet_jax.density import SqrtDensity, initial_density
+from kineticnet_jax.density import KAPPA, SqrtDensity, initial_density
 from kineticnet_jax.energy import TotalEnergy, total_energy
 from kineticnet_jax.errors import InputError, unknown_name
 from kineticnet_jax.functionals.base import Functional
@@ -20,9 +20,6 @@ from kineticnet_jax.system import System
 from kineticnet_jax.types import Scalar
 
 logger = logging.getLogger(__name__)
-
-KAPPA = 1.0
-"""Shift of the preconditioner (T + κS)^(-1/2) in hartree, the scale of valence energies."""
 
 PROGRESS_INTERVAL = 5
 """Steps between two reports to a callback."""

@@ -144,7 +144,7 @@ def prepare(
         functions = reference.extract_basis(mol)
         density_basis_arrays = DensityBasis(
             functions,
-            _evaluate(functions, positions, grid.points),
+            evaluate_flat(functions, positions, grid.points),
             jnp.asarray(matrices.overlap),
             jnp.asarray(matrices.kinetic),
             jnp.asarray(matrices.transform),
@@ -194,7 +194,8 @@ def _working_precision(dtype: np.typing.DTypeLike | None) -> np.dtype:
 
 
 @jax.jit
-def _evaluate(
+def evaluate_flat(
     basis: Basis, positions: Float[Array, "atoms 3"], points: Float[Array, "points 3"]
 ) -> Float[Array, "functions samples"]:
+    """Functions and their gradients on points, one after the other: (functions, 4 · points)."""
     return evaluate_with_gradient(basis, positions, points).reshape(basis.size, -1)

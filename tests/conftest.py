@@ -1,6 +1,7 @@
 """Float64 for all tests, and molecules and systems shared between them."""
 
 from functools import cache
+from pathlib import Path
 
 import jax
 import pytest
@@ -9,6 +10,10 @@ from geometries import GEOMETRIES
 import kineticnet_jax as kn
 
 jax.config.update("jax_enable_x64", True)
+# Compiled programs are shared by the workers of a test run and by later runs.
+CACHE = Path(__file__).parents[1] / ".pytest_cache" / "xla"
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 @cache

@@ -166,3 +166,21 @@ def test_module_runs_as_a_command_and_keeps_compiled_programs(tmp_path):
     assert "converged" in done.stdout
     assert done.stderr == ""
     assert any((tmp_path / "kineticnet_jax" / "xla").iterdir())
+
+
+def test_info_of_a_data_set_that_is_none(tmp_path, capsys):
+    path = tmp_path / "x.h5"
+    path.write_text("text")
+    assert run("info", path) == cli.BAD_INPUT
+    error = capsys.readouterr().err
+    assert error == f"kineticnet: {path}: not an HDF5 file\n"
+
+
+def test_generate_with_a_bad_configuration(tmp_path, capsys):
+    config = tmp_path / "c.toml"
+    config.write_text('name = "x"\nfamilys = []\n')
+    assert run("generate", config, "--out", tmp_path / "x.h5") == cli.BAD_INPUT
+    error = capsys.readouterr().err
+    assert "did you mean 'families'" in error
+    assert len(error.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.toml"]

@@ -21,7 +21,9 @@ ORDER = [
     {"energy"},
     {"minimize"},
     {"optimize"},
+    {"data"},
     {"report"},
+    {"cli_data"},
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -9,13 +9,18 @@ from kineticnet_jax.reference.basis_sets import (
     extract_basis,
     known_bases,
 )
-from kineticnet_jax.reference.integrals import inverse_coulomb_root, overlap_and_kinetic
+from kineticnet_jax.reference.integrals import (
+    inverse_coulomb_root,
+    nuclear_attraction_matrices,
+    overlap_and_kinetic,
+)
 from kineticnet_jax.reference.kohn_sham import (
     GUESSES,
     KohnSham,
     guess_density_matrix,
     kohn_sham,
 )
+from kineticnet_jax.reference.vibrations import thermal_modes
 
 __all__ = [
     "AUXILIARY",
@@ -27,5 +32,7 @@ __all__ = [
     "inverse_coulomb_root",
     "known_bases",
     "kohn_sham",
+    "nuclear_attraction_matrices",
     "overlap_and_kinetic",
+    "thermal_modes",
 ]

@@ -60,3 +60,12 @@ def inverse_coulomb_root(auxiliary: gto.Mole) -> Float[np.ndarray, "functions fu
     kept = eigenvalues > COULOMB_THRESHOLD * eigenvalues[-1]
     factors = np.where(kept, 1 / np.sqrt(np.where(kept, eigenvalues, 1.0)), 0.0)
     return factors[:, None] * (scale[:, None] * vectors).T
+
+
+def nuclear_attraction_matrices(mol: gto.Mole) -> Float[np.ndarray, "atoms functions functions"]:
+    """⟨χ_μ| 1 / |r - R_A| |χ_ν⟩ for every nucleus A, in hartree per elementary charge."""
+    matrices = []
+    for atom in range(mol.natm):
+        with mol.with_rinv_at_nucleus(atom):
+            matrices.append(mol.intor("int1e_rinv"))
+    return np.stack(matrices)

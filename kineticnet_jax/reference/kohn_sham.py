@@ -27,13 +27,16 @@ class KohnSham:
 
     Attributes:
         energy: total energy in hartree.
-        components: its parts in hartree: kinetic, hartree, xc, external, nuclear.
+        components: its parts in hartree: kinetic, hartree, xc, external (with the perturbation),
+            nuclear.
         positions: nuclear positions in bohr, shape (atoms, 3).
         basis: the Gaussian basis of the orbitals.
         density_matrix: D_μν, shape (functions, functions); n = Σ_μν D_μν χ_μ χ_ν.
         orbitals: coefficients φ_i = Σ_μ C_μi χ_μ, shape (functions, orbitals).
         orbital_energies: ε_i in hartree, ascending.
         occupations: 2 or 0 for every orbital.
+        hartree_matrix: ⟨χ_μ|v_H|χ_ν⟩ in hartree.
+        xc_matrix: ⟨χ_μ|v_xc|χ_ν⟩ in hartree.
         seconds: wall time of the calculation.
     """
 
@@ -45,6 +48,8 @@ class KohnSham:
     orbitals: Float[np.ndarray, "functions orbitals"]
     orbital_energies: Float[np.ndarray, "orbitals"]
     occupations: Float[np.ndarray, "orbitals"]
+    hartree_matrix: Float[np.ndarray, "functions functions"]
+    xc_matrix: Float[np.ndarray, "functions functions"]
     seconds: float
 
 
@@ -55,6 +60,7 @@ def kohn_sham(
     grid_level: int = 3,
     tolerance: float = 1e-10,
     max_cycles: int = 100,
+    perturbation: Float[np.ndarray, "functions functions"] | None = None,
 ) -> KohnSham:
     """Converged Kohn–Sham ground state of a molecule.
 
@@ -69,6 +75,7 @@ def kohn_sham(
         grid_level: quadrature grid of the exchange-correlation energy, 0 to 5.
         tolerance: change of the total energy at convergence, in hartree.
         max_cycles: largest number of cycles of each of the two methods.
+        perturbation: matrix of an external potential beside that of the nuclei, in hartree.
 
     Returns:
         Energies, density and orbitals as NumPy arrays.
@@ -84,6 +91,10 @@ def kohn_sham(
     field = dft.RKS(mol, xc=PYSCF_XC[xc])
     field.grids.coords, field.grids.weights = _quadrature(molecule, grid_level)
     field.conv_tol, field.conv_tol_grad, field.max_cycle = tolerance, 1e-6, max_cycles
+    field.chkfile = None
+    if perturbation is not None:
+        core = field.get_hcore() + perturbation
+        field.get_hcore = lambda *_: core
     field.kernel()
     if not field.converged:
         second_order = field.newton()
@@ -96,15 +107,25 @@ def kohn_sham(
             "of DIIS and as many of a second-order method; try another basis or geometry"
         )
     density_matrix = np.asarray(field.make_rdm1())
+    potential = field.get_veff(mol, density_matrix)
+    hartree_matrix = np.asarray(potential.vj)
     return KohnSham(
         energy=float(field.e_tot),
-        components=_components(field, density_matrix),
+        components={
+            "kinetic": float(np.vdot(mol.intor("int1e_kin"), density_matrix)),
+            "hartree": float(potential.ecoul),
+            "xc": float(potential.exc),
+            "external": float(np.vdot(field.get_hcore() - mol.intor("int1e_kin"), density_matrix)),
+            "nuclear": float(mol.energy_nuc()),
+        },
         positions=np.asarray(molecule.positions, dtype=np.float64),
         basis=extract_basis(mol),
         density_matrix=density_matrix,
         orbitals=np.asarray(field.mo_coeff),
         orbital_energies=np.asarray(field.mo_energy),
         occupations=np.asarray(field.mo_occ),
+        hartree_matrix=hartree_matrix,
+        xc_matrix=np.asarray(potential) - hartree_matrix,
         seconds=time.perf_counter() - start,
     )
 
@@ -142,17 +163,3 @@ def guess_density_matrix(
     if guess not in makers:
         raise unknown_name("guess", guess, GUESSES)
     return np.asarray(makers[guess](mol))
-
-
-def _components(
-    field: dft.rks.RKS, density_matrix: Float[np.ndarray, "functions functions"]
-) -> dict[str, float]:
-    mol = field.mol
-    potential = field.get_veff(mol, density_matrix)
-    return {
-        "kinetic": float(np.vdot(mol.intor("int1e_kin"), density_matrix)),
-        "hartree": float(potential.ecoul),
-        "xc": float(potential.exc),
-        "external": float(np.vdot(mol.intor("int1e_nuc"), density_matrix)),
-        "nuclear": float(mol.energy_nuc()),
-    }

@@ -1,0 +1,413 @@
+"""Exact labels of non-interacting ground states, as pure JAX functions.
+
+For any potential v the orbitals of h = T + V give a density n together with its kinetic energy
+T_s, its kinetic energy density and the derivative of T_s, without self-consistency.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kineticnet_jax.basis import Basis, evaluate
+from kineticnet_jax.data.potentials import (
+    Perturbation,
+    local_potential,
+    random_matrix,
+    smooth_potential,
+)
+from kineticnet_jax.density import KAPPA, fit_sources, sqrt_amplitude
+from kineticnet_jax.electrostatics import nuclear_attraction
+from kineticnet_jax.functionals.xc import XC_FUNCTIONALS
+from kineticnet_jax.grid import Grid, GridDensity
+from kineticnet_jax.quadrature import integrate
+from kineticnet_jax.system import evaluate_flat
+from kineticnet_jax.types import Charges, PerPoint, Points, Positions, Scalar
+
+# Stands for the energy of dropped combinations of basis functions: far above all others.
+_DROPPED = 1e8
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["functions", "transform", "kinetic_eigenvalues"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class FunctionSpace:
+    """Gaussian functions and the orthonormal combinations of them that diagonalise T.
+
+    Attributes:
+        functions: χ_μ.
+        transform: U with UᵀSU = 1 and UᵀTU diagonal, zero columns last (dropped combinations).
+        kinetic_eigenvalues: diagonal of UᵀTU in hartree, zero for dropped combinations.
+    """
+
+    functions: Basis
+    transform: Float[Array, "functions functions"]
+    kinetic_eigenvalues: Float[Array, "functions"]
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["charges", "positions", "grid", "orbitals", "density", "kinetic", "attraction"],
+    meta_fields=["n_electrons"],
+)
+@dataclass(frozen=True)
+class OneElectronSpace:
+    """Everything about a geometry that labels need beside the potential; a pytree of arrays.
+
+    Functions are not kept on the grid but evaluated block by block when they are needed: that is
+    faster than reading them from memory that has to be allocated first, and small.
+
+    Attributes:
+        charges: nuclear charges.
+        positions: nuclear positions in bohr.
+        grid: quadrature points and weights.
+        orbitals: basis of the orbitals.
+        density: basis of √n.
+        kinetic: T_μν of the orbital basis in hartree.
+        attraction: ⟨χ_μ| 1 / |r - R_A| |χ_ν⟩ of every nucleus.
+        n_electrons: number of electrons.
+    """
+
+    charges: Charges
+    positions: Positions
+    grid: Grid
+    orbitals: FunctionSpace
+    density: FunctionSpace
+    kinetic: Float[Array, "functions functions"]
+    attraction: Float[Array, "atoms functions functions"]
+    n_electrons: int
+
+    @property
+    def occupied(self) -> int:
+        """Number of doubly occupied orbitals."""
+        return self.n_electrons // 2
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["matrix", "external", "hartree", "xc", "xc_gradient"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class KohnShamPotential:
+    """v_KS of one density as a matrix and on the grid.
+
+    The xc potential is kept in its weak form: ∫ v_xc f dr = Σ_g w_g (xc f + xc_gradient · ∇f).
+
+    Attributes:
+        matrix: ⟨χ_μ|v_KS|χ_ν⟩ in hartree.
+        external: potential of the nuclei on the grid.
+        hartree: Coulomb potential of the density on the grid.
+        xc: ∂e_xc/∂n on the grid.
+        xc_gradient: ∂e_xc/∂∇n on the grid.
+    """
+
+    matrix: Float[Array, "*batch functions functions"]
+    external: Float[Array, "*batch points"]
+    hartree: Float[Array, "*batch points"]
+    xc: Float[Array, "*batch points"]
+    xc_gradient: Float[Array, "*batch points 3"]
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[
+        "kinetic_energy",
+        "orbitals",
+        "orbital_energies",
+        "n",
+        "grad_n",
+        "tau",
+        "sqrt_coefficients",
+        "potential_gradient",
+        "orbital_residual",
+        "gap",
+        "kinetic_error",
+        "electron_error",
+        "sqrt_fit_error",
+    ],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class Labels:
+    """Exact labels of one ground state.
+
+    The potential between orbitals follows from them by `orbital_form`.
+
+    Attributes:
+        kinetic_energy: T_s in hartree.
+        orbitals: C with φ_i = Σ_μ C_μi χ_μ, the occupied ones first.
+        orbital_energies: ε_i in hartree.
+        n: density on the grid in bohr⁻³.
+        grad_n: its gradient.
+        tau: kinetic energy density Σ_i |∇φ_i|² of doubly occupied orbitals in hartree/bohr³.
+        sqrt_coefficients: x of √n ≈ ψ = Σ_μ (U x)_μ χ_μ in the orthonormal functions U of the
+            density basis, |x|² = N. For two electrons ψ is √2 times the orbital.
+        potential_gradient: derivative of T_s along the density changes 2√n u_k of the orthonormal
+            functions u_k, ∫ δT_s/δn 2√n u_k dr = 2∫(μ - v) √n u_k dr, in hartree, with the
+            direction of √n, which would change N, projected out.
+        orbital_residual: largest |(T + V)_ai| in hartree.
+        gap: ε_LUMO - ε_HOMO in hartree.
+        kinetic_error: ∫τ dr - T_s on the grid in hartree.
+        electron_error: ∫n dr - N on the grid.
+        sqrt_fit_error: ∫|ψ² - n| dr / N.
+    """
+
+    kinetic_energy: Float[Array, "*batch"]
+    orbitals: Float[Array, "*batch functions orbitals"]
+    orbital_energies: Float[Array, "*batch orbitals"]
+    n: Float[Array, "*batch points"]
+    grad_n: Float[Array, "*batch points 3"]
+    tau: Float[Array, "*batch points"]
+    sqrt_coefficients: Float[Array, "*batch density_functions"]
+    potential_gradient: Float[Array, "*batch density_functions"]
+    orbital_residual: Float[Array, "*batch"]
+    gap: Float[Array, "*batch"]
+    kinetic_error: Float[Array, "*batch"]
+    electron_error: Float[Array, "*batch"]
+    sqrt_fit_error: Float[Array, "*batch"]
+
+
+def kohn_sham_potential(
+    space: OneElectronSpace,
+    xc: str,
+    orbitals: Float[Array, "functions occupied"],
+    hartree: PerPoint,
+    hartree_matrix: Float[Array, "functions functions"],
+    xc_matrix: Float[Array, "functions functions"],
+) -> KohnShamPotential:
+    """The Kohn-Sham potential of a density, as a matrix and on the grid.
+
+    Args:
+        space: molecule and orbital basis.
+        xc: exchange-correlation functional.
+        orbitals: occupied orbitals of the density.
+        hartree: its Coulomb potential on the grid in hartree.
+        hartree_matrix: ⟨χ_μ|v_H|χ_ν⟩ in hartree.
+        xc_matrix: ⟨χ_μ|v_xc|χ_ν⟩ in hartree.
+    """
+    nuclei = -jnp.einsum("a,amn->mn", jnp.asarray(space.charges), space.attraction)
+    external = nuclear_attraction(space.charges, space.positions, space.grid.points)
+    n, grad_n, _ = sample_orbitals(space, orbitals)
+    _, pullback = jax.vjp(XC_FUNCTIONALS[xc], n, grad_n)
+    slope, slope_gradient = pullback(jnp.ones_like(n))
+    matrix = nuclei + hartree_matrix + xc_matrix
+    return KohnShamPotential(matrix, external, hartree, slope, slope_gradient)
+
+
+def sample_orbitals(
+    space: OneElectronSpace, orbitals: Float[Array, "functions occupied"]
+) -> tuple[PerPoint, Points, PerPoint]:
+    """Density, its gradient and the kinetic energy density of doubly occupied orbitals.
+
+    n = 2 Σ_i φ_i²,   τ = Σ_i |∇φ_i|²
+
+    Args:
+        space: molecule and orbital basis.
+        orbitals: occupied orbitals.
+    """
+
+    def block(points: Points) -> tuple[PerPoint, Points, PerPoint]:
+        functions = evaluate_flat(space.orbitals.functions, space.positions, points)
+        values = (orbitals.T @ functions).reshape(orbitals.shape[1], 4, -1)
+        phi, grad_phi = values[:, 0], values[:, 1:]
+        n = 2 * jnp.sum(phi**2, axis=0)
+        grad_n = 4 * jnp.sum(phi[:, None] * grad_phi, axis=0).T
+        return n, grad_n, jnp.sum(grad_phi**2, axis=(0, 1))
+
+    n, grad_n, tau = jax.lax.map(block, _blocks(space.grid.points))
+    return n.reshape(-1), grad_n.reshape(-1, 3), tau.reshape(-1)
+
+
+def _blocks(samples: Float[Array, "points *rest"]) -> Float[Array, "blocks block *rest"]:
+    """Splits points into 8 to 15 equal blocks, as `bucket_size` makes possible."""
+    points = len(samples)
+    step = min(256, 1 << max(points.bit_length() - 4, 0))
+    size = step if points % step == 0 else points
+    return samples.reshape(-1, size, *samples.shape[1:])
+
+
+def perturbation_matrix(
+    space: OneElectronSpace, perturbation: Perturbation
+) -> Float[Array, "functions functions"]:
+    """Matrix of an external potential in the orbital basis.
+
+    Its smooth part is integrated on the grid, where it then is exactly what `local_potential`
+    returns; changes of nuclear charges are integrated analytically.
+
+    Args:
+        space: molecule and orbital basis.
+        perturbation: the potential.
+    """
+
+    def add(
+        total: Float[Array, "functions functions"], block: tuple[Points, PerPoint]
+    ) -> tuple[Float[Array, "functions functions"], None]:
+        points, weights = block
+        values = evaluate(space.orbitals.functions, space.positions, points)
+        return total + (
+            values * (weights * smooth_potential(perturbation, points))
+        ) @ values.T, None
+
+    blocks = (_blocks(space.grid.points), _blocks(space.grid.weights))
+    smooth, _ = jax.lax.scan(add, jnp.zeros_like(space.kinetic), blocks)
+    charges = jnp.einsum("a,amn->mn", perturbation.charge_change, space.attraction)
+    # T U t⁻¹ = S U, the inverse of Uᵀ, carries a matrix between orthonormal functions to the basis.
+    t = space.orbitals.kinetic_eigenvalues
+    back = (
+        space.kinetic @ space.orbitals.transform * jnp.where(t > 0, 1 / jnp.where(t > 0, t, 1), 0)
+    )
+    random = random_matrix(perturbation, len(space.kinetic))
+    return smooth - charges + back @ random @ back.T
+
+
+def ground_state_labels(
+    space: OneElectronSpace, potential: KohnShamPotential, perturbation: Perturbation
+) -> Labels:
+    """Labels of the non-interacting ground state in v_KS + v_perturbation.
+
+    One generalised diagonalisation; pure, for `jax.jit` and `jax.vmap` over perturbations.
+
+    Args:
+        space: molecule and orbital basis.
+        potential: v_KS, frozen.
+        perturbation: the external potential added to it.
+
+    Returns:
+        The labels. With a random matrix in the perturbation there is no local potential and
+        `potential_gradient` is not a number.
+    """
+    matrix = potential.matrix + perturbation_matrix(space, perturbation)
+    energies, orbitals = _diagonalize(space, matrix)
+    occupied, virtual = orbitals[:, : space.occupied], orbitals[:, space.occupied :]
+    kinetic_energy = 2 * jnp.einsum("mi,mn,ni->", occupied, space.kinetic, occupied)
+    n, grad_n, tau = sample_orbitals(space, occupied)
+    weights = space.grid.weights
+    local = local_potential(perturbation, space.positions, space.grid.points)
+    psi, grad_psi = sqrt_amplitude(GridDensity(n, grad_n))
+    if space.occupied == 1:
+        # The orbital itself: in a finite basis it may change sign far out, where √n has a kink.
+        psi, grad_psi = _orbital_amplitude(space, occupied[:, 0])
+    x, gradient, fit = _density_space(space, potential, local, psi, grad_psi)
+    return Labels(
+        kinetic_energy,
+        orbitals,
+        energies,
+        n,
+        grad_n,
+        tau,
+        x,
+        jnp.where(perturbation.matrix_strength > 0, jnp.nan, gradient),
+        jnp.max(jnp.abs(virtual.T @ (space.kinetic + matrix) @ occupied), initial=0.0),
+        energies[space.occupied] - energies[space.occupied - 1],
+        integrate(weights, tau) - kinetic_energy,
+        integrate(weights, n) - space.n_electrons,
+        integrate(weights, jnp.abs(fit**2 - n)) / space.n_electrons,
+    )
+
+
+def _diagonalize(
+    space: OneElectronSpace, potential: Float[Array, "functions functions"]
+) -> tuple[Float[Array, "functions"], Float[Array, "functions functions"]]:
+    """Orbital energies and orbitals of T + V; dropped combinations come last, as zeros."""
+    t, transform = space.orbitals.kinetic_eigenvalues, space.orbitals.transform
+    hamiltonian = jnp.diag(jnp.where(t > 0, t, _DROPPED)) + transform.T @ potential @ transform
+    energies, vectors = _eigh(hamiltonian)
+    return energies, transform @ vectors
+
+
+@jax.custom_batching.sequential_vmap
+def _eigh(
+    matrix: Float[Array, "functions functions"],
+) -> tuple[Float[Array, "functions"], Float[Array, "functions functions"]]:
+    """Eigenvalues and vectors, one matrix after the other under `jax.vmap`.
+
+    A batched `eigh` of jaxlib 0.10 on the CPU waits for threads of the pool that it runs on, and a
+    program with two of them can wait for ever.
+    """
+    energies, vectors = jnp.linalg.eigh(matrix)
+    return energies, vectors
+
+
+def _orbital_amplitude(
+    space: OneElectronSpace, orbital: Float[Array, "functions"]
+) -> tuple[PerPoint, Points]:
+    """ψ = √2 φ and ∇ψ of a doubly occupied orbital on the grid."""
+
+    def block(points: Points) -> Float[Array, "4 points"]:
+        functions = evaluate_flat(space.orbitals.functions, space.positions, points)
+        return math.sqrt(2) * (orbital @ functions).reshape(4, -1)
+
+    values = jnp.moveaxis(jax.lax.map(block, _blocks(space.grid.points)), 1, 0).reshape(4, -1)
+    return values[0], values[1:].T
+
+
+def _density_space(
+    space: OneElectronSpace,
+    potential: KohnShamPotential,
+    perturbation: PerPoint,
+    psi: PerPoint,
+    grad_psi: Points,
+) -> tuple[Float[Array, "functions"], Float[Array, "functions"], PerPoint]:
+    """ψ in orthonormal functions, the gradient of T_s there, and the fit of ψ on the grid."""
+    basis, weights = space.density, space.grid.weights
+    vector = weights * potential.xc_gradient.T
+    local = potential.external + potential.hartree + potential.xc + perturbation
+    along_psi = weights * local * psi + jnp.sum(vector * grad_psi.T, axis=0)
+    action = jnp.concatenate([along_psi[None], vector * psi])
+    points = _blocks(space.grid.points)
+
+    def project(
+        total: Float[Array, "functions 2"], block: tuple[Points, Float[Array, "points 2 4"]]
+    ) -> tuple[Float[Array, "functions 2"], None]:
+        functions = evaluate_flat(basis.functions, space.positions, block[0])
+        return total + functions @ jnp.transpose(block[1], (2, 0, 1)).reshape(-1, 2), None
+
+    samples = jnp.transpose(jnp.stack([fit_sources(weights, psi, grad_psi), action]), (2, 0, 1))
+    zero = jnp.zeros((basis.functions.size, 2))
+    sums, _ = jax.lax.scan(project, zero, (points, _blocks(samples)))
+    projections, action = basis.transform.T @ sums[:, 0], basis.transform.T @ sums[:, 1]
+    x = projections / (basis.kinetic_eigenvalues + KAPPA)
+    x *= jnp.sqrt(space.n_electrons / jnp.vdot(x, x))
+    gradient = 2 * (x * jnp.vdot(x, action) / space.n_electrons - action)
+    coefficients = basis.transform @ x
+    fit = jax.lax.map(
+        lambda block: coefficients @ evaluate(basis.functions, space.positions, block), points
+    )
+    return x, gradient, fit.reshape(-1)
+
+
+def orbital_form(space: OneElectronSpace, labels: Labels) -> Float[Array, "virtual occupied"]:
+    """The exact potential label between orbitals, ⟨φ_a|δT_s/δn|φ_i⟩ = ⟨φ_a|-½∇²|φ_i⟩, in hartree.
+
+    From δT_s/δn = μ - v and (T + V)_ai = 0; it needs neither μ nor a projection.
+
+    Args:
+        space: molecule and orbital basis.
+        labels: of one ground state.
+    """
+    occupied = labels.orbitals[:, : space.occupied]
+    return labels.orbitals[:, space.occupied :].T @ space.kinetic @ occupied
+
+
+def residual_energy(
+    residual: Float[Array, "functions"], kinetic_eigenvalues: Float[Array, "functions"]
+) -> Scalar:
+    """A residual of `potential_gradient` as the energy an optimizer would wrongly gain.
+
+    ¼ Σ_μ r_μ² / (t_μ + κ), κ = 1 Ha, in orthonormal functions with kinetic energies t_μ.
+
+    Args:
+        residual: of dT_s/dx in hartree.
+        kinetic_eigenvalues: t_μ in hartree.
+
+    Returns:
+        The energy in hartree.
+    """
+    return 0.25 * jnp.sum(residual**2 / (kinetic_eigenvalues + KAPPA))

@@ -127,9 +127,7 @@ def prepare(
     # PySCF takes a second to import, which evaluating a functional on given arrays does not need.
     from kineticnet_jax import reference
 
-    if density_basis is None:
-        density_basis = "reference" if molecule.n_electrons == 2 else "even-tempered"
-    name = basis if density_basis == "reference" else density_basis
+    name = density_basis_name(molecule, basis, density_basis)
     dtype = _working_precision(dtype)
     # For its errors: references and guesses will need this basis.
     reference.build_mole(molecule, basis)
@@ -164,6 +162,13 @@ def prepare(
         if dtype == np.float64:
             return system
     return cast(system, dtype)
+
+
+def density_basis_name(molecule: Molecule, basis: str, density_basis: str | None) -> str:
+    """Name of the basis set of √n: see `prepare` for the arguments and the default."""
+    if density_basis is None:
+        density_basis = "reference" if molecule.n_electrons == 2 else "even-tempered"
+    return basis if density_basis == "reference" else density_basis
 
 
 def cast(system: System, dtype: np.typing.DTypeLike) -> System:

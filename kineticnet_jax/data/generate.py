@@ -27,6 +27,7 @@ from kineticnet_jax.errors import ConvergenceError
 from kineticnet_jax.grid import grid_template, molecular_grid
 from kineticnet_jax.molecule import Molecule
 from kineticnet_jax.quadrature import integrate
+from kineticnet_jax.system import density_basis_name
 
 SAMPLES_AT_A_TIME = 16
 """Potentials of one geometry whose labels are computed together."""
@@ -56,13 +57,6 @@ _STORED = (
 )
 
 
-def density_basis_name(config: DataConfig, molecule: Molecule) -> str:
-    """The basis of √n: that of the configuration, or the default of `prepare`."""
-    default = "reference" if molecule.n_electrons == 2 else "even-tempered"
-    name = config.density_basis or default
-    return config.basis if name == "reference" else name
-
-
 def family_record(config: DataConfig, name: str, molecule: Molecule) -> FamilyRecord:
     """What all geometries of a family share, from any one of them.
 
@@ -70,7 +64,11 @@ def family_record(config: DataConfig, name: str, molecule: Molecule) -> FamilyRe
         InputError: for a basis that is unknown or lacks an element, or an element without a grid.
     """
     template = grid_template(tuple(int(z) for z in molecule.charges), config.grid_level)
-    bases = (config.basis, density_basis_name(config, molecule), reference.AUXILIARY)
+    bases = (
+        config.basis,
+        density_basis_name(molecule, config.basis, config.density_basis),
+        reference.AUXILIARY,
+    )
     return FamilyRecord(
         name,
         molecule.charge,
@@ -128,7 +126,8 @@ def draw_perturbations(config: DataConfig, space: OneElectronSpace, seed: int) -
     first = jax.tree.map(lambda leaf: leaf[None], nothing)
     if config.potentials_per_geometry == 0:
         return first
-    keys = jax.random.split(jax.random.key(seed), config.potentials_per_geometry)
+    key = jax.random.key(seed, impl="threefry2x32")
+    keys = jax.random.split(key, config.potentials_per_geometry)
     drawn = _draw_many(keys, config.potentials, space.charges, space.positions)
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, drawn)
 
@@ -152,7 +151,7 @@ def generate_geometry(config: DataConfig, task: GeometryTask) -> GeometryRecord:
 
 def _generate(config: DataConfig, task: GeometryTask) -> GeometryRecord:
     molecule = task.molecule
-    density_basis = density_basis_name(config, molecule)
+    density_basis = density_basis_name(molecule, config.basis, config.density_basis)
     ground = reference.kohn_sham(molecule, config.xc, config.basis, config.grid_level)
     space = one_electron_space(molecule, config.basis, density_basis, config.grid_level)
     perturbations = draw_perturbations(config, space, task.seed)

@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -117,26 +117,33 @@ def generate(
     check_writable(path)
     with _parts_folder(path, config) as parts:
         missing = [task for task in tasks if not _part(parts, task.index).exists()]
-        try:
-            if missing:
-                with ExitStack() as stack:
-                    client = stack.enter_context(_client(workers, scheduler))
-                    _compute_all(client, config, missing, len(tasks), parts, callback)
-            with complete_file(path) as temporary, h5py.File(temporary, "w") as file:
-                write_header(file, config, _versions())
-                for name, record in families.items():
-                    write_family(file.create_group(f"families/{name}"), record)
-                _merge(file, parts, tasks)
-        except (OSError, RuntimeError) as error:
-            # HDF5 reports a disk that is full while a file is closed as a RuntimeError.
-            if isinstance(error, IncompleteError):
-                raise
-            finished = sum(_part(parts, task.index).exists() for task in tasks)
-            raise IncompleteError(
-                f"{path}: cannot be written ({_first_line(error)}); {finished} of "
-                f"{len(tasks)} geometries are kept in {parts}: make room and run the same again"
-            ) from None
+        if missing:
+            with _client(workers, scheduler) as client:
+                _compute_all(client, config, missing, len(tasks), parts, callback)
+        with (
+            _disk_errors(parts, len(tasks)),
+            complete_file(path) as temporary,
+            h5py.File(temporary, "w") as file,
+        ):
+            write_header(file, config, _versions())
+            for name, record in families.items():
+                write_family(file.create_group(f"families/{name}"), record)
+            _merge(file, parts, tasks)
         shutil.rmtree(parts)
+
+
+@contextmanager
+def _disk_errors(parts: Path, total: int) -> Iterator[None]:
+    """Turns what a full or failing disk causes into one line that says what is kept."""
+    try:
+        yield
+    # HDF5 reports a disk that is full while a file is closed as a RuntimeError.
+    except (OSError, RuntimeError) as error:
+        finished = len(list(parts.glob("[0-9]*.h5")))
+        raise IncompleteError(
+            f"the data set cannot be written ({_first_line(error)}); {finished} of {total} "
+            f"geometries are kept in {parts}: make room and run the same again"
+        ) from None
 
 
 def _first_line(error: Exception) -> str:
@@ -223,7 +230,7 @@ def _compute_all(
                 f"a worker failed ({type(error).__name__}: {_first_line(error)}); {kept} "
                 f"of {total} geometries are kept in {parts}: run the same again"
             ) from error
-        with complete_file(_part(parts, index)) as temporary:
+        with _disk_errors(parts, total), complete_file(_part(parts, index)) as temporary:
             temporary.write_bytes(content)
         finished, samples = finished + 1, samples + count
         future.release()

@@ -105,14 +105,24 @@ def test_contents_do_not_depend_on_the_number_of_workers(folder, undisturbed, wo
 def test_ten_kills_and_a_resume_change_nothing(folder, undisturbed):
     path = folder / "killed.h5"
     generator, finished = random.Random(1), [0]
-    for _ in range(10):
+
+    def count():
+        return len(list(run_module.parts_folder(path).glob("0*.h5")))
+
+    for turn in range(10):
         process = start(folder, path.name)
-        # From before the first geometry to after several: a run takes about ten seconds.
-        time.sleep(generator.uniform(1.0, 9.0))
+        if turn % 3 == 0:
+            # While it starts: imports, workers, compilation.
+            time.sleep(generator.uniform(0.5, 6.0))
+        else:
+            # After some more geometries, and while the file is put together.
+            target = count() + generator.randint(1, 5)
+            while count() < target and process.poll() is None and not path.exists():
+                time.sleep(0.02)
+            time.sleep(generator.uniform(0.0, 0.3))
         kill(process)
         assert not path.exists() or contents(path) == undisturbed
-        parts = list(run_module.parts_folder(path).glob("0*.h5"))
-        finished.append(24 if path.exists() else len(parts))
+        finished.append(24 if path.exists() else count())
         assert finished[-1] >= finished[-2]
     assert max(finished) > 0
     code, _, errors = finish(start(folder, path.name))

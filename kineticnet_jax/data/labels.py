@@ -27,6 +27,9 @@ from kineticnet_jax.quadrature import integrate
 from kineticnet_jax.system import evaluate_flat
 from kineticnet_jax.types import Charges, PerPoint, Points, Positions, Scalar
 
+POINTS_AT_A_TIME = 256
+"""Largest number of grid points on which functions are evaluated together: they fit the cache."""
+
 # Stands for the energy of dropped combinations of basis functions: far above all others.
 _DROPPED = 1e8
 
@@ -143,7 +146,8 @@ class Labels:
     Attributes:
         kinetic_energy: T_s in hartree.
         orbitals: C with φ_i = Σ_μ C_μi χ_μ, the occupied ones first.
-        orbital_energies: ε_i in hartree.
+        orbital_energies: ε_i in hartree; 1e8 for dropped combinations of functions, which are zero
+            and come last.
         n: density on the grid in bohr⁻³.
         grad_n: its gradient.
         tau: kinetic energy density Σ_i |∇φ_i|² of doubly occupied orbitals in hartree/bohr³.
@@ -226,9 +230,9 @@ def sample_orbitals(
 
 
 def _blocks(samples: Float[Array, "points *rest"]) -> Float[Array, "blocks block *rest"]:
-    """Splits points into 8 to 15 equal blocks, as `bucket_size` makes possible."""
+    """Splits points into blocks, as the factors of two of `bucket_size` make possible."""
     points = len(samples)
-    step = min(256, 1 << max(points.bit_length() - 4, 0))
+    step = min(POINTS_AT_A_TIME, 1 << max(points.bit_length() - 4, 0))
     size = step if points % step == 0 else points
     return samples.reshape(-1, size, *samples.shape[1:])
 

@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -292,20 +292,25 @@ def _client(workers: int | None, scheduler: str | None) -> Iterator["Client"]:
             yield client
         return
     count = workers or os.cpu_count() or 1
-    with (
-        dask.config.set({"distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT}),
-        LocalCluster(
+    with dask.config.set({"distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT}):
+        cluster = LocalCluster(
             n_workers=count,
             threads_per_worker=1,
             processes=True,
             memory_limit=0,
             dashboard_address=":0",
             silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        _prepare_workers(client, count)
-        yield client
+        )
+        client = Client(cluster)
+        try:
+            _prepare_workers(client, count)
+            yield client
+        finally:
+            # Dask may raise when it closes while a worker that died is being started again, and
+            # that would hide why the run ends.
+            for part in (client, cluster):
+                with suppress(Exception):
+                    part.close()
 
 
 def _prepare_workers(client: "Client", count: int) -> None:

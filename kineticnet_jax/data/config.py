@@ -52,14 +52,20 @@ class Family:
         Raises:
             InputError: naming the family and what to change.
         """
+        if self.name in ("", ".", "..") or "/" in self.name:
+            self._fail("a name is a group of the file: it must not be empty or contain '/'")
         if self.geometries < 1:
             self._fail(f"geometries must be at least 1, but is {self.geometries}")
         if self.cartesian_noise < 0 or self.temperature < 0:
             self._fail("cartesian_noise and temperature must not be negative")
         words = set(self.zmatrix.split())
+        rows = [line.split() for line in self.zmatrix.replace(";", "\n").splitlines()]
+        lengths = {row[2] for row in rows if len(row) > 2}
         for name, (low, high) in self.variables.items():
             if name not in words:
                 self._fail(f"variable '{name}' does not occur in the zmatrix")
+            if name in lengths and low <= 0:
+                self._fail(f"the bond length '{name}' must be positive, but starts at {low:g}")
             if not -360 <= low <= high <= 360:
                 self._fail(f"the range of '{name}' must ascend, but is {low:g} to {high:g}")
 

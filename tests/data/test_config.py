@@ -58,6 +58,8 @@ def test_ready_configurations(path):
         (("20", "true"), "'geometries' must be of type int"),
         (("[0.4, 3.0]", "[3.0, 0.4]"), "the range of 'r' must ascend, but is 3 to 0.4"),
         (("[0.4, 3.0]", "[0.15, 0.2]"), "two nuclei were always closer than 0.25 Å"),
+        (("[0.4, 3.0]", "[-1.0, -0.5]"), "the bond length 'r' must be positive, but starts at -1"),
+        (('"H2"', '"H2/D2"'), "must not be empty or contain '/'"),
         (("[0.4, 3.0]", "[0.4]"), "'r' must have 2 entries, but has 1"),
         (("r = [", "s = ["), "variable 's' does not occur in the zmatrix"),
         (("H 1 r", "H 2 r"), "zmatrix cannot be read"),

@@ -27,6 +27,11 @@ GRID_LEVELS = tuple(range(len(RADIAL_SIZES)))
 LEBEDEV_ORDERS = (*range(3, 33, 2), *range(35, 132, 6))
 """Polynomial orders for which a Lebedev rule exists."""
 
+POSITIVE_ORDERS = {13: 15, 25: 29, 27: 29}
+"""Orders whose Lebedev rules have negative weights, and the next one whose weights are positive.
+
+With a negative weight, the kinetic energy of a positive density can be negative."""
+
 
 @partial(jax.tree_util.register_dataclass, data_fields=["points", "weights"], meta_fields=[])
 @dataclass(frozen=True)
@@ -84,8 +89,9 @@ def molecular_grid(molecule: Molecule, level: int = 3) -> Grid:
     """Quadrature grid of a molecule, differentiable with respect to the nuclear positions.
 
     Radial M4 rules of Treutler and Ahlrichs, Lebedev rules pruned near the nucleus and in the
-    tail, and Becke's partition with Treutler's atomic-size adjustment. Levels 0 to 5 have the
-    sizes of the levels of the same number in PySCF. The number of points is padded to a bucket.
+    tail, and Becke's partition with Treutler's atomic-size adjustment. Levels 0 to 5 are the levels
+    of the same number in PySCF, except that Lebedev rules with negative weights are replaced by
+    the next larger one: no weight is negative. The number of points is padded to a bucket.
 
     Args:
         molecule: charges must be concrete, positions may be traced.
@@ -255,4 +261,5 @@ def _pruned_orders(
     zone_ends = PRUNING_RADII[min(int(np.searchsorted(NOBLE_GASES, charge)), 2)]
     scaled = r / (BRAGG_RADII[charge] / BOHR_IN_ANGSTROM)
     zone = np.sum(scaled[:, None] > np.array(zone_ends), axis=1)
-    return available[np.array(steps)[zone]]
+    orders = available[np.array(steps)[zone]]
+    return np.array([POSITIVE_ORDERS.get(int(order), int(order)) for order in orders])

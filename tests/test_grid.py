@@ -35,6 +35,7 @@ def test_grid_is_that_of_pyscf(molecule, name, level):
     grid = molecular_grid(molecule(name), level)
     expected = dft.Grids(build_mole(molecule(name), "sto-3g"))
     expected.level, expected.alignment = level, 1
+    expected.prune = _pyscf_pruning_without_negative_weights
     expected.build(sort_grids=False)
     real = np.asarray(grid.weights) != 0
     points, weights = np.asarray(grid.points)[real], np.asarray(grid.weights)[real]
@@ -45,6 +46,18 @@ def test_grid_is_that_of_pyscf(molecule, name, level):
     assert distance[significant].max() < 1e-10
     difference = weights[nearest] - expected.weights
     assert np.abs(difference[significant]).max() < 1e-10
+
+
+def _pyscf_pruning_without_negative_weights(*arguments):
+    """Lebedev rules of 74, 230 and 266 points have negative weights."""
+    sizes = dft.gen_grid.nwchem_prune(*arguments)
+    return np.array([{74: 86, 230: 302, 266: 302}.get(int(size), int(size)) for size in sizes])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", ["HeH+", "LiH", "H2O", "HCl"])
+def test_no_weight_is_negative(molecule, name, level):
+    assert np.min(molecular_grid(molecule(name), level).weights) >= 0
 
 
 @pytest.mark.parametrize("name", ["HeH+", "H2O", "N2", "LiH"])
@@ -134,8 +147,8 @@ def test_geometries_and_molecules_of_one_size_class_share_a_compilation(molecule
 
     water = molecule("H2O")
     stretched = kn.Molecule(water.charges, 1.1 * water.positions)
-    # HCl (28,688 points) and H3+ (29,424) fall into one bucket at level 3.
-    for other in (water, stretched, molecule("HCl"), molecule("H3+")):
+    # HCl (29,336 points) and N2 (29,388) fall into one bucket at level 3.
+    for other in (water, stretched, molecule("HCl"), molecule("N2")):
         electrons(molecular_grid(other, 3))
     assert traces == [(36864,), (30720,)]
 

@@ -1,4 +1,4 @@
-"""The command line: `kineticnet optimize`, `kineticnet generate` and `kineticnet info`."""
+"""The command line: `kineticnet optimize`, `generate`, `fit` and `info`."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from rich.table import Table
 from tyro.conf import FlagCreatePairsOff, Positional, subcommand
 
 import kineticnet_jax as kn
-from kineticnet_jax import cli_data, reference
+from kineticnet_jax import cli_data, cli_functionals, reference
 from kineticnet_jax.energy import NO_XC
 from kineticnet_jax.errors import unknown_name
 from kineticnet_jax.files import check_writable, complete_file, write_json
@@ -38,7 +38,8 @@ class Optimize:
     molecule: Positional[Path]
     """xyz file with the geometry in ångström."""
     functional: str = "tf+vw"
-    """Kinetic energy functional: tf, vw, tf+vw, tf+0.2vw, apbek, lkt or thakkar."""
+    """Kinetic energy functional: tf, vw, tf+vw, tf+0.2vw, apbek, lkt or thakkar, or the folder of a
+    learned one."""
     xc: str = "blyp"
     """Exchange-correlation functional: lda, pbe, blyp or none."""
     basis: str = "cc-pvdz"
@@ -72,10 +73,13 @@ class Optimize:
 
 @dataclass(frozen=True)
 class Info:
-    """Print what is inside a data set; without one, versions, devices, functionals and bases."""
+    """Print what a data set or a learned functional is.
+
+    Without one: versions, devices, functionals and bases.
+    """
 
     file: Positional[Path | None] = None
-    """HDF5 file of a data set."""
+    """HDF5 file of a data set, or folder of a learned functional."""
     json: Path | None = None
     """Write the same to this JSON file."""
 
@@ -83,6 +87,7 @@ class Info:
 Command = (
     Annotated[Optimize, subcommand("optimize")]
     | Annotated[cli_data.Generate, subcommand("generate")]
+    | Annotated[cli_functionals.FitCommand, subcommand("fit")]
     | Annotated[Info, subcommand("info")]
 )
 
@@ -105,8 +110,11 @@ def main(arguments: list[str] | None = None) -> None:
             code = _optimize(command, console)
         elif isinstance(command, cli_data.Generate):
             cli_data.generate(command, console)
+        elif isinstance(command, cli_functionals.FitCommand):
+            cli_functionals.fit(command, console)
         elif command.file is not None:
-            cli_data.info(command.file, command.json, console)
+            part = cli_functionals if command.file.is_dir() else cli_data
+            part.info(command.file, command.json, console)
         else:
             _info(command, console)
     except kn.InputError as error:

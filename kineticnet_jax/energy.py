@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from kineticnet_jax.density import Density, SqrtDensity
 from kineticnet_jax.electrostatics import external_energy, hartree_energy
 from kineticnet_jax.errors import unknown_name
-from kineticnet_jax.functionals.base import Functional, SplitFunctional
+from kineticnet_jax.functionals.base import Functional, SplitFunctional, bind_functional
 from kineticnet_jax.functionals.registry import load_functional
 from kineticnet_jax.functionals.xc import XC_FUNCTIONALS
 from kineticnet_jax.grid import GridDensity
@@ -73,24 +73,35 @@ def total_energy(
         A pure, jitted, differentiable function from a density to hartree.
 
     Raises:
-        InputError: for an unknown functional.
+        InputError: for an unknown functional, or an element it cannot be used for.
     """
     if isinstance(functional, str):
         functional = load_functional(functional)
     if xc.lower() not in (*XC_FUNCTIONALS, NO_XC):
         raise unknown_name("xc functional", xc, (*XC_FUNCTIONALS, NO_XC))
+    functional = bind_functional(functional, system.molecule, system.grid)
     return TotalEnergy(system, functional, xc.lower(), hartree)
 
 
-@jax.jit
 def kinetic_energy(functional: Functional, system: System, density: Density) -> Scalar:
     """T_s[n] in hartree; for ψ in a basis, its von Weizsäcker part without quadrature.
+
+    For many densities of one system, `total_energy` computes once what depends on the geometry.
 
     Args:
         functional: the kinetic energy functional.
         system: the molecule.
         density: any density of it.
+
+    Raises:
+        InputError: for an element the functional cannot be used for.
     """
+    functional = bind_functional(functional, system.molecule, system.grid, many=False)
+    return _kinetic_energy(functional, system, density)
+
+
+@jax.jit
+def _kinetic_energy(functional: Functional, system: System, density: Density) -> Scalar:
     return _kinetic(functional, system, density, density.on_grid(system))
 
 

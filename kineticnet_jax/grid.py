@@ -180,7 +180,9 @@ def place_grid(
         cells = becke_cells(positions, size_adjustment, point)
         return cells[atom] / jnp.sum(cells)
 
-    shares = jax.lax.map(lambda x: share(*x), (points, owner), batch_size=8192)
+    # The cell functions of a point need the square of the number of atoms.
+    batch = max(1, min(8192, 2**20 // len(positions) ** 2))
+    shares = jax.lax.map(lambda x: share(*x), (points, owner), batch_size=batch)
     return Grid(points, weights * shares)
 
 

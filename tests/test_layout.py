@@ -9,7 +9,7 @@ PACKAGE = Path(kineticnet_jax.__file__).parent
 
 # A module may import those in earlier rows, and other parts of its own row.
 ORDER = [
-    {"types", "units", "errors", "safe", "files"},
+    {"types", "units", "errors", "safe", "files", "config"},
     {"harmonics", "boys"},
     {"molecule", "quadrature"},
     {"basis", "grid_tables"},
@@ -17,13 +17,14 @@ ORDER = [
     {"reference"},
     {"system"},
     {"density"},
-    {"functionals"},
+    {"functionals", "nn"},
     {"energy"},
     {"minimize"},
     {"optimize"},
     {"data"},
+    {"evaluate", "fit"},
     {"report"},
-    {"cli_data"},
+    {"cli_data", "cli_functionals"},
     {"cli"},
     {"__init__", "__main__"},
 ]

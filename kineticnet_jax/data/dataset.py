@@ -31,7 +31,8 @@ from kineticnet_jax.data.store import (
     verify,
 )
 from kineticnet_jax.errors import InputError, unknown_name
-from kineticnet_jax.grid import Grid
+from kineticnet_jax.grid import Grid, GridDensity
+from kineticnet_jax.types import PerPoint
 
 GROUND_STATE_NAME = "ground state"
 """Name of the kind of a sample without an external potential."""
@@ -264,6 +265,25 @@ class Dataset(Sequence[Sample]):
                 jnp.asarray(record.xc_matrix[which]),
             )
 
+    def by_geometry(self) -> Iterator[tuple[int, list[int]]]:
+        """Each geometry that occurs with the numbers of its samples."""
+        for geometry in self.geometries:
+            yield geometry, [int(i) for i in self._rows[self._rows[:, 0] == geometry, 1]]
+
+    def density(self, geometry: int, number: int) -> tuple[GridDensity, PerPoint]:
+        """Density and kinetic energy density of a sample on its grid, as arrays in float64.
+
+        Args:
+            geometry: index of the geometry.
+            number: of the sample in its geometry.
+        """
+        record = self._read(geometry)
+        with jax.enable_x64(True):
+            space = _space(self._family_records[record.family], record)
+            occupied = jnp.asarray(record.orbitals[number][:, : space.occupied])
+            n, grad_n, tau = _sample(space, occupied)
+        return GridDensity(n, grad_n), tau
+
     def batches(
         self, size: int, seed: int | None = None, dtype: np.typing.DTypeLike | None = None
     ) -> Iterator[Samples]:
@@ -331,12 +351,11 @@ class Dataset(Sequence[Sample]):
 
     def _on_grid(self, record: GeometryRecord, number: int) -> _OnGrid:
         """Points, weights, n, ∇n and τ of one sample."""
-        with jax.enable_x64(True):
-            space = _space(self._family_records[record.family], record)
-            occupied = jnp.asarray(record.orbitals[number][:, : space.occupied])
-            arrays = (space.grid.points, space.grid.weights, *_sample(space, occupied))
-        points, weights, n, grad_n, tau = (np.asarray(array) for array in arrays)
-        return points, weights, n, grad_n, tau
+        family = self._family_records[record.family]
+        density, tau = self.density(record.index, number)
+        points = record.positions[family.grid_owner] + family.grid_offsets
+        n, grad_n = np.asarray(density.n), np.asarray(density.grad_n)
+        return points, record.grid_weights, n, grad_n, np.asarray(tau)
 
 
 def _space(family: FamilyRecord, record: GeometryRecord) -> OneElectronSpace:

@@ -294,10 +294,7 @@ def ground_state_labels(
     n, grad_n, tau = sample_orbitals(space, occupied)
     weights = space.grid.weights
     local = local_potential(perturbation, space.positions, space.grid.points)
-    psi, grad_psi = sqrt_amplitude(GridDensity(n, grad_n))
-    if space.occupied == 1:
-        # The orbital itself: in a finite basis it may change sign far out, where √n has a kink.
-        psi, grad_psi = _orbital_amplitude(space, occupied[:, 0])
+    psi, grad_psi = amplitude(space, occupied, GridDensity(n, grad_n))
     x, gradient, fit = _density_space(space, potential, local, psi, grad_psi)
     return Labels(
         kinetic_energy,
@@ -339,10 +336,21 @@ def _eigh(
     return energies, vectors
 
 
-def _orbital_amplitude(
-    space: OneElectronSpace, orbital: Float[Array, "functions"]
+def amplitude(
+    space: OneElectronSpace, occupied: Float[Array, "functions occupied"], density: GridDensity
 ) -> tuple[PerPoint, Points]:
-    """ψ = √2 φ and ∇ψ of a doubly occupied orbital on the grid."""
+    """ψ = √n and ∇ψ on the grid; of a single orbital φ, ψ = √2 φ with its sign.
+
+    In a finite basis an orbital may change sign far out, where √n has a kink.
+
+    Args:
+        space: molecule and orbital basis.
+        occupied: occupied orbitals.
+        density: of these.
+    """
+    if space.occupied > 1:
+        return sqrt_amplitude(density)
+    orbital = occupied[:, 0]
 
     def block(points: Points) -> Float[Array, "4 points"]:
         functions = evaluate_flat(space.orbitals.functions, space.positions, points)
@@ -350,6 +358,42 @@ def _orbital_amplitude(
 
     values = jnp.moveaxis(jax.lax.map(block, _blocks(space.grid.points)), 1, 0).reshape(4, -1)
     return values[0], values[1:].T
+
+
+def project_on_functions(
+    space: OneElectronSpace, sources: Float[Array, "sources 4 points"]
+) -> Float[Array, "sources functions"]:
+    """Σ_g (a_g u_k + b_g·∇u_k) for the orthonormal functions u_k of √n.
+
+    Args:
+        space: molecule and basis of √n.
+        sources: a and the components of b.
+    """
+    basis = space.density
+
+    def add(
+        total: Float[Array, "functions sources"],
+        block: tuple[Points, Float[Array, "points sources 4"]],
+    ) -> tuple[Float[Array, "functions sources"], None]:
+        functions = evaluate_flat(basis.functions, space.positions, block[0])
+        rows = jnp.transpose(block[1], (2, 0, 1)).reshape(-1, len(sources))
+        return total + functions @ rows, None
+
+    zero = jnp.zeros((basis.functions.size, len(sources)))
+    blocks = (_blocks(space.grid.points), _blocks(jnp.transpose(sources, (2, 0, 1))))
+    sums, _ = jax.lax.scan(add, zero, blocks)
+    return (basis.transform.T @ sums).T
+
+
+def density_functions(space: OneElectronSpace) -> Float[Array, "points functions"]:
+    """The orthonormal functions u_k of √n on the grid."""
+    basis = space.density
+
+    def block(points: Points) -> Float[Array, "points functions"]:
+        return evaluate(basis.functions, space.positions, points).T @ basis.transform
+
+    values = jax.lax.map(block, _blocks(space.grid.points))
+    return values.reshape(-1, basis.functions.size)
 
 
 def _density_space(
@@ -365,24 +409,15 @@ def _density_space(
     local = potential.external + potential.hartree + potential.xc + perturbation
     along_psi = weights * local * psi + jnp.sum(vector * grad_psi.T, axis=0)
     action = jnp.concatenate([along_psi[None], vector * psi])
-    points = _blocks(space.grid.points)
-
-    def project(
-        total: Float[Array, "functions 2"], block: tuple[Points, Float[Array, "points 2 4"]]
-    ) -> tuple[Float[Array, "functions 2"], None]:
-        functions = evaluate_flat(basis.functions, space.positions, block[0])
-        return total + functions @ jnp.transpose(block[1], (2, 0, 1)).reshape(-1, 2), None
-
-    samples = jnp.transpose(jnp.stack([fit_sources(weights, psi, grad_psi), action]), (2, 0, 1))
-    zero = jnp.zeros((basis.functions.size, 2))
-    sums, _ = jax.lax.scan(project, zero, (points, _blocks(samples)))
-    projections, action = basis.transform.T @ sums[:, 0], basis.transform.T @ sums[:, 1]
+    sources = jnp.stack([fit_sources(weights, psi, grad_psi), action])
+    projections, action = project_on_functions(space, sources)
     x = projections / (basis.kinetic_eigenvalues + KAPPA)
     x *= jnp.sqrt(space.n_electrons / jnp.vdot(x, x))
     gradient = 2 * (x * jnp.vdot(x, action) / space.n_electrons - action)
     coefficients = basis.transform @ x
     fit = jax.lax.map(
-        lambda block: coefficients @ evaluate(basis.functions, space.positions, block), points
+        lambda block: coefficients @ evaluate(basis.functions, space.positions, block),
+        _blocks(space.grid.points),
     )
     return x, gradient, fit.reshape(-1)
 

@@ -51,6 +51,45 @@ class SplitFunctional(Functional, Protocol):
         ...
 
 
+@runtime_checkable
+class GeometryFunctional(Functional, Protocol):
+    """A functional with operators that depend on the geometry alone."""
+
+    def bind(self, molecule: Molecule, grid: Grid, many: bool = True) -> Functional:
+        """The functional with these operators computed, for this geometry only.
+
+        Args:
+            molecule: charges and positions.
+            grid: on which densities will be given.
+            many: whether it will be evaluated many times.
+
+        Raises:
+            InputError: if the functional cannot be used for the molecule.
+        """
+        ...
+
+
+def bind_functional(
+    functional: Functional, molecule: Molecule, grid: Grid, many: bool = True
+) -> Functional:
+    """Computes what of a functional depends on the geometry alone, if it can.
+
+    Args:
+        functional: any functional.
+        molecule: charges and positions.
+        grid: on which densities will be given.
+        many: whether it will be evaluated many times.
+
+    Returns:
+        The functional for this geometry; as it is, if it has nothing to compute or if the geometry
+        is traced.
+    """
+    traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((molecule, grid)))
+    if traced or not isinstance(functional, GeometryFunctional):
+        return functional
+    return functional.bind(molecule, grid, many)
+
+
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=[],

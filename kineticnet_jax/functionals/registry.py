@@ -1,10 +1,12 @@
-"""Functionals by name."""
+"""Functionals by name or from a folder."""
 
 import re
+from pathlib import Path
 
 from kineticnet_jax.errors import InputError, unknown_name
 from kineticnet_jax.functionals.base import Functional, SemiLocal
 from kineticnet_jax.functionals.kinetic import apbek, lkt_pauli, thakkar, thomas_fermi
+from kineticnet_jax.functionals.storage import read_functional
 
 FUNCTIONALS = {
     "tf": SemiLocal("tf", 0.0, thomas_fermi),
@@ -19,20 +21,25 @@ FUNCTIONALS = {
 _TF_LAMBDA_VW = re.compile(r"tf\+(\d+(?:\.\d+)?|1/\d+)vw")
 
 
-def load_functional(name: str) -> Functional:
-    """A kinetic energy functional by name.
+def load_functional(name: str | Path) -> Functional:
+    """A kinetic energy functional by name, or a learned one from its folder.
 
     Args:
         name: "tf", "vw", "tf+vw", "apbek", "lkt", "thakkar", or "tf+0.2vw" and "tf+1/9vw" for
-            any coefficient of the von Weizsäcker term.
+            any coefficient of the von Weizsäcker term; or the path of a folder.
 
     Returns:
         The functional.
 
     Raises:
-        InputError: for an unknown name, with the closest known one suggested.
+        InputError: for an unknown name, with the closest known one suggested, or a folder that
+            holds no functional this version can read.
     """
-    key = name.lower()
+    key = str(name).lower()
+    # A classical functional with a fraction in its name has a slash too.
+    classical = key in FUNCTIONALS or _TF_LAMBDA_VW.fullmatch(key)
+    if not classical and ("/" in str(name) or Path(name).is_dir()):
+        return read_functional(name)
     if key in FUNCTIONALS:
         return FUNCTIONALS[key]
     if match := _TF_LAMBDA_VW.fullmatch(key):
@@ -40,4 +47,4 @@ def load_functional(name: str) -> Functional:
         if denominator == "0":
             raise InputError(f"'{name}' divides by zero")
         return SemiLocal(key, float(numerator) / float(denominator or 1), thomas_fermi)
-    raise unknown_name("functional", name, FUNCTIONALS)
+    raise unknown_name("functional", str(name), FUNCTIONALS)

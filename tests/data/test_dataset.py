@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from datasets import write_dataset
 
 import kineticnet_jax as kn
 from kineticnet_jax.data import DataConfig, Dataset, Family, PotentialKind
@@ -38,16 +39,7 @@ CONFIG = DataConfig(
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    """A data set made in this process, by the parts of `generate` without dask."""
-    path = tmp_path_factory.mktemp("data") / "small.h5"
-    tasks = draw_geometries(CONFIG)
-    with run_module._parts_folder(path, CONFIG) as parts:
-        for task in tasks:
-            index, content, _ = run_module.compute_part(CONFIG, task)
-            (parts / f"{index:06d}.h5").write_bytes(content)
-    # Nothing is missing: what is left is to merge.
-    run_module.generate(CONFIG, path, workers=1)
-    return path
+    return write_dataset(CONFIG, tmp_path_factory.mktemp("data") / "small.h5")
 
 
 @pytest.fixture(scope="module")

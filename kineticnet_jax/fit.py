@@ -1,0 +1,383 @@
+"""The closed-form reference functional from a data set: least squares in one streaming pass."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from kineticnet_jax.data.dataset import Dataset
+from kineticnet_jax.data.labels import (
+    OneElectronSpace,
+    amplitude,
+    density_functions,
+    project_on_functions,
+)
+from kineticnet_jax.density import KAPPA
+from kineticnet_jax.errors import InputError
+from kineticnet_jax.functionals.kinetic import von_weizsaecker
+from kineticnet_jax.functionals.learned import LearnedFunctional, Provenance
+from kineticnet_jax.functionals.moments import MomentConfig, moment_features
+from kineticnet_jax.grid import GridDensity
+from kineticnet_jax.molecule import Molecule
+from kineticnet_jax.nn.network import Target, check_elements
+from kineticnet_jax.quadrature import integrate
+from kineticnet_jax.types import PerPoint, Scalar
+
+logger = logging.getLogger(__name__)
+
+REGULARIZATIONS = tuple(10.0**k for k in range(-14, -1))
+"""Ridge parameters that are tried, in units of the mean square of a feature."""
+
+DIRECTIONS_AT_A_TIME = 128
+
+
+@dataclass
+class NormalEquations:
+    """Weighted least squares as sums over rows: AᵀA, Aᵀy and yᵀy in float64.
+
+    Attributes:
+        gram: AᵀA.
+        projection: Aᵀy.
+        square: yᵀy.
+        weight: sum of the weights.
+    """
+
+    gram: Float[np.ndarray, "features features"]
+    projection: Float[np.ndarray, "features"]
+    square: float = 0.0
+    weight: float = 0.0
+
+    @classmethod
+    def empty(cls, features: int) -> "NormalEquations":
+        """Without rows."""
+        return cls(np.zeros((features, features)), np.zeros(features))
+
+    def add(
+        self,
+        rows: Float[np.ndarray, "rows features"],
+        targets: Float[np.ndarray, "rows"],
+        weight: float = 1.0,
+    ) -> None:
+        """Adds rows a and targets y of terms weight (a·c - y)².
+
+        Rows may be features of densities, their derivatives along changes of the density, or
+        second derivatives: everything that is linear in the coefficients c.
+
+        Args:
+            rows: in the unit of the targets divided by that of c.
+            targets: y.
+            weight: of each row.
+
+        Raises:
+            InputError: for a row or target that is not finite.
+        """
+        if not (np.all(np.isfinite(rows)) and np.all(np.isfinite(targets))):
+            raise InputError("a row of the least-squares problem is not finite")
+        self.gram += weight * (rows.T @ rows)
+        self.projection += weight * (rows.T @ targets)
+        self.square += weight * float(targets @ targets)
+        self.weight += weight * len(targets)
+
+    def solve(
+        self, regularizations: Sequence[float], free: int = 0
+    ) -> Float[np.ndarray, "regularizations features"]:
+        """Ridge solutions: least Σ weight (a·c - y)² + λ Σ_j (s_j c_j)² with s_j² = mean of a_j².
+
+        Args:
+            regularizations: λ per row.
+            free: number of leading features that are not penalised.
+
+        Returns:
+            The coefficients for each λ.
+        """
+        head, tail = slice(0, free), slice(free, None)
+        inverse = np.linalg.pinv(self.gram[head, head], rcond=1e-12, hermitian=True)
+        carry = inverse @ self.gram[head, tail]
+        gram = self.gram[tail, tail] - self.gram[tail, head] @ carry
+        projection = self.projection[tail] - carry.T @ self.projection[head]
+        scale = np.sqrt(np.diag(self.gram)[tail] / max(self.weight, 1e-300))
+        scale = np.where(scale > 0, scale, 1.0)
+        values, vectors = np.linalg.eigh(gram / np.outer(scale, scale))
+        rotated = vectors.T @ (projection / scale)
+        solutions = []
+        for regularization in regularizations:
+            shifted = np.maximum(values, 0.0) + regularization * self.weight
+            rest = vectors @ (rotated / shifted) / scale
+            first = inverse @ (self.projection[head] - self.gram[head, tail] @ rest)
+            solutions.append(np.concatenate([first, rest]))
+        return np.array(solutions)
+
+    def mean_square(self, coefficients: Float[np.ndarray, "features"]) -> float:
+        """Mean of weight (a·c - y)² over the rows."""
+        value = self.square - 2 * coefficients @ self.projection
+        value += coefficients @ self.gram @ coefficients
+        return float(value / max(self.weight, 1e-300))
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """What is fitted.
+
+    Attributes:
+        potentials: whether potential labels are used beside energies.
+        directions: random directions in the space of √n along which the potential of each sample
+            is fitted; None for all of them.
+        energy_weight: of the squared error of an energy in hartree².
+        potential_weight: of the error of a potential, as an energy in hartree.
+        regularizations: ridge parameters of which validation chooses one.
+        seed: of the random directions.
+    """
+
+    potentials: bool = True
+    directions: int | None = None
+    energy_weight: float = 1.0
+    potential_weight: float = 1.0
+    regularizations: tuple[float, ...] = REGULARIZATIONS
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted reference functional and how it came about.
+
+    Attributes:
+        functional: with its provenance.
+        regularization: the one chosen.
+        validation: mean squared error of the validation geometries for each that was tried, in
+            the weights of the fit.
+        samples: number of training samples.
+        seconds: for everything.
+        equations: the normal equations of the training samples, to which rows may be added.
+    """
+
+    functional: LearnedFunctional
+    regularization: float
+    validation: Float[np.ndarray, "regularizations"]
+    samples: int
+    seconds: float
+    equations: NormalEquations = field(repr=False)
+
+
+def fit_moments(
+    dataset: Dataset,
+    config: MomentConfig | None = None,
+    settings: FitSettings = FitSettings(),
+    target: Target = "pauli",
+    callback: Callable[[int], None] | None = None,
+) -> Fit:
+    """Fits the reference functional to the training split of a data set.
+
+    The regularisation is the one with the least error on the validation split; the test split is
+    not read. Every sample is read once; memory does not depend on their number.
+
+    Args:
+        dataset: with training and validation geometries.
+        config: the invariants; by default those of `MomentConfig` for all elements of the data.
+        settings: what is fitted.
+        target: of the default invariants.
+        callback: called with the number of samples done.
+
+    Raises:
+        InputError: if there are no training or validation samples, or if an element of the data
+            is not among those of `config`.
+    """
+    start = time.perf_counter()
+    parts = [dataset.select(split=split) for split in ("train", "validation")]
+    for part, split in zip(parts, ("training", "validation"), strict=True):
+        if len(part) == 0:
+            raise InputError(f"{dataset.path}: has no {split} samples, a fit needs both")
+    charges = [dataset.family(name).charges for name in dataset.families]
+    if config is None:
+        config = MomentConfig(tuple(sorted({int(z) for row in charges for z in row})), target)
+    config.check()
+    for row in charges:
+        check_elements(config.elements, row)
+    compositions = np.array([[np.sum(row == z) for z in config.elements] for row in charges])
+    if np.linalg.matrix_rank(compositions) < len(config.elements):
+        logger.warning(
+            "%d elements but only %d independent compositions: the functional is meaningless for "
+            "other compositions",
+            len(config.elements),
+            np.linalg.matrix_rank(compositions),
+        )
+    with jax.enable_x64(True):
+        accumulator = _Accumulator(dataset, config, settings)
+        done = 0
+        for part, equations in zip(parts, (accumulator.train, accumulator.validation), strict=True):
+            for geometry, numbers in part.by_geometry():
+                accumulator.add(geometry, numbers, equations)
+                done += len(numbers)
+                if callback is not None:
+                    callback(done)
+    solutions = accumulator.train.solve(settings.regularizations, free=len(config.elements))
+    errors = np.array([accumulator.validation.mean_square(c) for c in solutions])
+    best = int(np.argmin(errors))
+    seconds = time.perf_counter() - start
+    details = {
+        "data": dataset.config.to_json(),
+        "training samples": str(len(parts[0])),
+        "settings": repr(settings),
+        "regularization": f"{settings.regularizations[best]:g}",
+        "seconds": f"{seconds:.0f}",
+    }
+    functional = LearnedFunctional(
+        moments=config,
+        coefficients=accumulator.unshifted(solutions[best]),
+        provenance=Provenance(f"moments-{dataset.config.name}", tuple(details.items())),
+    )
+    return Fit(
+        functional,
+        settings.regularizations[best],
+        errors,
+        len(parts[0]),
+        seconds,
+        accumulator.train,
+    )
+
+
+class _Accumulator:
+    """Sums of the rows of all samples, shifted so that large numbers do not cancel.
+
+    From features and energies a part linear in the numbers of atoms of each element is taken off,
+    such that the first training sample of each family becomes nearly zero.
+    """
+
+    def __init__(self, dataset: Dataset, config: MomentConfig, settings: FitSettings):
+        self.dataset, self.config, self.settings = dataset, config, settings
+        self.train, self.validation = (NormalEquations.empty(len(config.names)) for _ in range(2))
+        self._random = np.random.default_rng(settings.seed)
+        first = []
+        for family in dataset.families:
+            geometry, numbers = next(dataset.select("train", family).by_geometry())
+            first.append(self._energy_rows(geometry, numbers[:1])[0])
+        rows = np.array(first)
+        counts = rows[:, : len(config.elements)]
+        self._shift = np.linalg.lstsq(counts, rows, rcond=1e-12)[0]
+        self._shift[:, : len(config.elements)] = 0.0
+
+    def add(self, geometry: int, numbers: list[int], equations: NormalEquations) -> None:
+        """Adds the rows of some samples of a geometry."""
+        settings = self.settings
+        rows = self._energy_rows(geometry, numbers)
+        rows -= rows[:, : len(self.config.elements)] @ self._shift
+        equations.add(rows[:, :-1], rows[:, -1], settings.energy_weight)
+        if not settings.potentials:
+            return
+        record, space = self.dataset.record(geometry), self.dataset.space(geometry)
+        functions = _functions(space)
+        for number in numbers:
+            gradient = record.potential_gradient[number]
+            if not np.all(np.isfinite(gradient)):
+                continue
+            sample = (
+                self.dataset.density(geometry, number)[0],
+                jnp.asarray(record.orbitals[number][:, : space.occupied]),
+                jnp.asarray(record.sqrt_coefficients[number]),
+                jnp.asarray(gradient),
+            )
+            directions = self._directions(len(gradient))
+            derivatives, targets = _potential_rows(
+                self.config, space, sample, functions, directions
+            )
+            equations.add(np.asarray(derivatives), np.asarray(targets), settings.potential_weight)
+
+    def unshifted(self, coefficients: Float[np.ndarray, "features"]) -> np.ndarray:
+        """Coefficients for features and energies that are not shifted."""
+        elements = len(self.config.elements)
+        result = coefficients.copy()
+        result[:elements] += self._shift[:, -1] - self._shift[:, :-1] @ coefficients
+        return result
+
+    def _energy_rows(
+        self, geometry: int, numbers: list[int]
+    ) -> Float[np.ndarray, "samples columns"]:
+        """Features and energies of samples of a geometry."""
+        space = self.dataset.space(geometry)
+        energies = self.dataset.record(geometry).kinetic_energy[numbers]
+        # Filled up, so that all geometries of a family share a compiled program.
+        filled = np.resize(numbers, self.dataset.config.potentials_per_geometry + 1)
+        sampled = [self.dataset.density(geometry, int(number)) for number in filled]
+        densities, taus = jax.tree.map(lambda *leaves: jnp.stack(leaves), *sampled)
+        features, pauli = _features(self.config, space, densities, taus)
+        if self.config.target == "pauli":
+            energies = np.asarray(pauli)[: len(numbers)]
+        return np.column_stack([np.asarray(features)[: len(numbers)], energies])
+
+    def _directions(self, functions: int) -> Float[Array, "functions directions"]:
+        count = self.settings.directions
+        if count is None:
+            return jnp.eye(functions)
+        return jnp.asarray(self._random.normal(size=(functions, count)) / np.sqrt(count))
+
+
+_Sample = tuple[
+    GridDensity,
+    Float[Array, "functions occupied"],
+    Float[Array, "density_functions"],
+    Float[Array, "density_functions"],
+]
+"""Density, occupied orbitals, coefficients of √n and gradient of T_s."""
+
+_functions = jax.jit(density_functions)
+
+
+@partial(jax.jit, static_argnums=0)
+def _features(
+    config: MomentConfig,
+    space: OneElectronSpace,
+    densities: GridDensity,
+    taus: Float[Array, "samples points"],
+) -> tuple[Float[Array, "samples features"], Float[Array, "samples"]]:
+    """Features of densities on one grid, and T_s - T_vW in hartree.
+
+    In the difference of τ and τ_vW the quadrature errors of the cores cancel.
+    """
+    molecule = Molecule(space.charges, space.positions)
+
+    def sample(density: GridDensity, tau: PerPoint) -> tuple[Float[Array, "features"], Scalar]:
+        pauli = tau - von_weizsaecker(density.n, density.grad_n)
+        features = moment_features(config, molecule, space.grid, density)
+        return features, integrate(space.grid.weights, pauli)
+
+    return jax.vmap(sample)(densities, taus)
+
+
+@partial(jax.jit, static_argnums=0)
+def _potential_rows(
+    config: MomentConfig,
+    space: OneElectronSpace,
+    sample: _Sample,
+    functions: Float[Array, "points density_functions"],
+    directions: Float[Array, "density_functions directions"],
+) -> tuple[Float[Array, "directions features"], Float[Array, "directions"]]:
+    """Derivatives of the features along changes of ψ = √n, and those of the energy.
+
+    Changes δψ = Σ_k d_k u_k at constant N, with d_k divided by 2 (t_k + κ)^½: summed over all
+    orthonormal directions, the squares of the residuals are the residual as an energy
+    (`residual_energy`).
+    """
+    density, occupied, x, gradient = sample
+    molecule = Molecule(space.charges, space.positions)
+    psi, grad_psi = amplitude(space, occupied, density)
+    scaled = directions / (2 * jnp.sqrt(space.density.kinetic_eigenvalues + KAPPA))[:, None]
+    scaled -= jnp.outer(x, x @ scaled) / space.n_electrons
+
+    def derivative(change: PerPoint) -> Float[Array, "features"]:
+        def features(n: PerPoint) -> Float[Array, "features"]:
+            sampled = GridDensity(n, density.grad_n)
+            return moment_features(config, molecule, space.grid, sampled)
+
+        return jax.jvp(features, (density.n,), (2 * psi * change,))[1]
+
+    rows = jax.lax.map(derivative, (functions @ scaled).T, batch_size=DIRECTIONS_AT_A_TIME)
+    if config.target == "pauli":
+        # dT_vW/dψ = -∇²ψ, in weak form ∫ ∇ψ·∇u_k dr.
+        slopes = jnp.concatenate([jnp.zeros((1, len(psi))), grad_psi.T])
+        gradient -= project_on_functions(space, (space.grid.weights * slopes)[None])[0]
+    return rows, scaled.T @ gradient

@@ -1,0 +1,220 @@
+"""Learned functionals: the network, the closed-form reference functional, or their sum."""
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from kineticnet_jax.errors import InputError
+from kineticnet_jax.functionals.kinetic import thomas_fermi, von_weizsaecker
+from kineticnet_jax.functionals.moments import MomentConfig, MomentGeometry, moment_features
+from kineticnet_jax.grid import Grid, GridDensity
+from kineticnet_jax.molecule import Molecule
+from kineticnet_jax.nn.convolution import build_operators, operator_bytes
+from kineticnet_jax.nn.neighbors import find_neighbors
+from kineticnet_jax.nn.network import (
+    Geometry,
+    KineticNet,
+    NetworkConfig,
+    Params,
+    Target,
+    check_elements,
+)
+from kineticnet_jax.quadrature import integrate
+from kineticnet_jax.types import PerPoint, Scalar
+
+OPERATOR_MEMORY = 1 << 30
+"""Bytes up to which the filters of a geometry are kept; beyond, they are evaluated at every use."""
+
+_ROOM = 0.02
+"""Distance from a bound, in units of T_TF, from which on energies bend towards it."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a functional comes from; all text, for tables and messages.
+
+    Attributes:
+        name: of the functional.
+        details: pairs of a name and a value, such as the data and the command that made it.
+    """
+
+    name: str = "learned"
+    details: tuple[tuple[str, str], ...] = ()
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["params", "coefficients", "geometry"],
+    meta_fields=["network", "moments", "provenance"],
+)
+@dataclass(frozen=True)
+class LearnedFunctional:
+    """T_s[n] = T_vW[n] + T_P[n] or T_s[n] = T_θ[n], learned from data; a pytree.
+
+    T_θ or T_P is the network, the reference functional c·Φ[n], or their sum. For any parameters
+    and any density 0 ≤ T_P ≤ T_TF and 0 ≤ T_θ: the lower bound is exact, the upper one Lieb's
+    conjecture. Between the bounds (2 % of T_TF away from them) the energy is not changed.
+
+    Attributes:
+        network: what the network looks like, or None.
+        params: its parameters.
+        moments: the invariants of the reference functional, or None.
+        coefficients: c in atomic units.
+        provenance: where it comes from.
+        geometry: operators of one geometry, from `bind`; the functional then is for this geometry.
+
+    Raises:
+        InputError: if it is made of nothing, or of parts with different targets or elements.
+    """
+
+    network: NetworkConfig | None = None
+    params: Params = None
+    moments: MomentConfig | None = None
+    coefficients: Float[Array | np.ndarray, "*batch features"] | None = None
+    provenance: Provenance = field(default_factory=Provenance)
+    geometry: tuple[Geometry | None, MomentGeometry | None] | None = None
+
+    def __post_init__(self) -> None:
+        parts = [part for part in (self.network, self.moments) if part is not None]
+        if not parts:
+            raise InputError("a learned functional needs a network or a reference functional")
+        if self.network is None or self.moments is None:
+            return
+        for name in ("target", "elements"):
+            first, second = getattr(self.network, name), getattr(self.moments, name)
+            if first != second:
+                raise InputError(
+                    f"network and reference functional differ in {name}: {first} and {second}"
+                )
+        if not self.network.signed:
+            raise InputError("a network on top of a reference functional must be signed")
+
+    @property
+    def name(self) -> str:
+        """For tables and messages."""
+        return self.provenance.name
+
+    @property
+    def target(self) -> Target:
+        """What is learned: "pauli" or "total"."""
+        return (self.network or self.moments).target  # type: ignore[union-attr]
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Nuclear charges it can be used for."""
+        return (self.network or self.moments).elements  # type: ignore[union-attr]
+
+    @property
+    def vw_fraction(self) -> float:
+        """The coefficient of T_vW beside the learned part."""
+        return 1.0 if self.target == "pauli" else 0.0
+
+    def bind(self, molecule: Molecule, grid: Grid, many: bool = True) -> "LearnedFunctional":
+        """The functional with everything computed that depends on the geometry alone.
+
+        Args:
+            molecule: whose elements are checked.
+            grid: on which densities will be given.
+            many: whether it will be evaluated many times, so that it is worth the memory to keep
+                the filters on the grid.
+
+        Returns:
+            The same functional, faster, for this geometry only.
+
+        Raises:
+            InputError: for an element that is not among `elements`.
+        """
+        check_elements(self.elements, molecule.charges)
+        positions = np.asarray(molecule.positions)
+        points, dtype = np.asarray(grid.points), grid.weights.dtype
+        network, moments = None, None
+        if self.network is not None:
+            filters = self.network.filters
+            neighbors = find_neighbors(positions, points, filters.cutoff)
+            operators = None
+            if many and operator_bytes(filters, neighbors, dtype) <= OPERATOR_MEMORY:
+                operators = build_operators(
+                    filters, neighbors, grid.points, jnp.asarray(positions, dtype=dtype)
+                )
+            network = Geometry(neighbors, operators)
+        if self.moments is not None:
+            filters = self.moments.filters
+            neighbors = find_neighbors(positions, points, filters.cutoff)
+            moments = MomentGeometry(neighbors)
+            if many and operator_bytes(filters, neighbors, dtype) <= OPERATOR_MEMORY:
+                moments = MomentGeometry.build(self.moments, neighbors, molecule, grid)
+        return replace(self, geometry=(network, moments))
+
+    def __call__(self, molecule: Molecule, grid: Grid, density: GridDensity) -> Scalar:
+        """T_s in hartree, everything by quadrature."""
+        rest = self.remainder(molecule, grid, density)
+        if self.vw_fraction == 0:
+            return rest
+        return rest + integrate(grid.weights, von_weizsaecker(density.n, density.grad_n))
+
+    def remainder(self, molecule: Molecule, grid: Grid, density: GridDensity) -> Scalar:
+        """T_P (target "pauli") or T_s ("total") in hartree.
+
+        Raises:
+            InputError: for an element that is not among `elements`, if the charges are known.
+        """
+        check_elements(self.elements, molecule.charges)
+        network, moments = self.geometry or (None, None)
+        energy = jnp.zeros((), dtype=density.n.dtype)
+        if self.network is not None:
+            net = KineticNet(self.network)
+            energy += net.apply(self.params, molecule, grid, density, network).energy
+        if self.moments is not None:
+            features = moment_features(self.moments, molecule, grid, density, moments)
+            energy += jnp.asarray(self.coefficients, dtype=features.dtype) @ features
+        elif not self.network.signed:  # type: ignore[union-attr]
+            return energy
+        largest = integrate(grid.weights, thomas_fermi(density.n, density.grad_n))
+        return _bounded(energy, largest, self.target)
+
+    def energy_density(self, molecule: Molecule, grid: Grid, density: GridDensity) -> PerPoint:
+        """Kinetic energy density τ in hartree/bohr³ on the grid, von Weizsäcker's included.
+
+        Raises:
+            InputError: for a functional with a reference functional in it, which has none.
+        """
+        if self.network is None or self.moments is not None:
+            raise InputError(f"'{self.name}' is an energy only, it has no kinetic energy density")
+        network, _ = self.geometry or (None, None)
+        tau = KineticNet(self.network).apply(self.params, molecule, grid, density, network).tau
+        if self.target == "pauli":
+            tau = tau + von_weizsaecker(density.n, density.grad_n)
+        return tau
+
+
+def _bounded(energy: Scalar, largest: Scalar, target: Target) -> Scalar:
+    """Bends an energy to between zero and, for the Pauli energy, T_TF.
+
+    With x = E / T_TF: x where it is at least 0.02 from a bound, 0.02 (1 + tanh(x / 0.02 - 1)) below
+    and correspondingly above; two derivatives are continuous.
+    """
+    positive = largest > 0
+    x = jnp.where(positive, energy / jnp.where(positive, largest, 1.0), 0.0)
+    y = jnp.where(x < _ROOM, _ROOM * (1 + jnp.tanh(jnp.minimum(x, _ROOM) / _ROOM - 1)), x)
+    if target == "pauli":
+        top = 1 - _ROOM
+        y = jnp.where(x > top, top + _ROOM * jnp.tanh((jnp.maximum(x, top) - top) / _ROOM), y)
+    return largest * y
+
+
+def parameter_count(functional: LearnedFunctional) -> dict[str, int]:
+    """Number of parameters of each part."""
+    arrays: dict[str, Any] = {
+        "network": functional.params,
+        "reference functional": functional.coefficients,
+    }
+    return {
+        name: sum(int(np.size(leaf)) for leaf in jax.tree.leaves(part))
+        for name, part in arrays.items()
+        if part is not None
+    }

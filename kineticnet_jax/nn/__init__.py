@@ -1,0 +1,1 @@
+"""The equivariant point-convolution network."""

@@ -1,0 +1,456 @@
+"""KineticNet: a kinetic energy functional as a network of point convolutions.
+
+Embedding of the density at every point, encoder from points to atoms, interaction between atoms,
+decoder from atoms to points, and a head that reads off the kinetic energy density.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal
+
+import e3nn_jax as e3nn
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ase.data import chemical_symbols
+from jaxtyping import Array, Float
+
+from kineticnet_jax.errors import InputError, unknown_name
+from kineticnet_jax.functionals.kinetic import thomas_fermi
+from kineticnet_jax.grid import Grid, GridDensity
+from kineticnet_jax.molecule import Molecule
+from kineticnet_jax.nn.convolution import Filters, Operators, atoms_to_points, points_to_atoms
+from kineticnet_jax.nn.interaction import Interaction, damp, natural_irreps
+from kineticnet_jax.nn.neighbors import CHUNK, Neighbors, all_neighbors
+from kineticnet_jax.quadrature import integrate
+from kineticnet_jax.types import Charges, Scalar
+
+Target = Literal["pauli", "total"]
+Inputs = Literal["density", "gradient"]
+Params = Any
+"""A pytree of arrays."""
+
+DENSITY_SCALES = (1e-6, 1e-2)
+"""Densities n0 in bohr⁻³ around which ln(1 + n/n0) resolves: that of the tail, and of bonds."""
+
+TAIL_ENERGY = 0.5
+"""Kinetic energy per electron in hartree in the tail of a hydrogen atom, τ_vW/n = ½ζ² for ζ = 1."""
+
+REDUCED_GRADIENT = 1 / (4 * (3 * math.pi**2) ** (2 / 3))
+"""s² n^(8/3) / |∇n|²."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """What a KineticNet looks like.
+
+    Attributes:
+        elements: nuclear charges it can be used for, in ascending order.
+        target: "pauli" for T_s - T_vW, "total" for T_s.
+        inputs: "density" for n alone, as in the paper, or "gradient" for the reduced gradient too.
+        filters: of the convolutions.
+        channels: of the signals on the grid.
+        features: channels of the atoms for each l.
+        interactions: number of message passing layers.
+        hidden: width of the pointwise networks.
+        signed: whether the energy may have either sign, as a correction to another functional;
+            the bounds then have to be set outside.
+    """
+
+    elements: tuple[int, ...]
+    target: Target = "pauli"
+    inputs: Inputs = "density"
+    filters: Filters = field(default_factory=Filters)
+    channels: int = 32
+    features: int = 32
+    interactions: int = 2
+    hidden: int = 32
+    signed: bool = False
+
+    def check(self) -> None:
+        """Finds settings no network can be made of.
+
+        Raises:
+            InputError: naming what to change.
+        """
+        self.filters.check()
+        if not self.elements or list(self.elements) != sorted(set(self.elements)):
+            raise InputError(f"elements must be ascending nuclear charges, but are {self.elements}")
+        if self.elements[0] < 1 or self.elements[-1] >= len(chemical_symbols):
+            raise InputError(f"elements must be nuclear charges, but are {self.elements}")
+        for name, value, known in (
+            ("target", self.target, ("pauli", "total")),
+            ("inputs", self.inputs, ("density", "gradient")),
+        ):
+            if value not in known:
+                raise unknown_name(name, value, known)
+        sizes = {"channels": self.channels, "features": self.features, "hidden": self.hidden}
+        for name, size in sizes.items():
+            if size < 1:
+                raise InputError(f"{name} must be at least 1, but is {size}")
+        if self.interactions < 0:
+            raise InputError(f"interactions must not be negative, but is {self.interactions}")
+
+    @property
+    def degree(self) -> int:
+        """Largest l."""
+        return len(self.filters.counts) - 1
+
+
+SIZES = {
+    "tiny": NetworkConfig(
+        (1,), filters=Filters((12, 6)), channels=8, features=8, interactions=1, hidden=16
+    ),
+    "small": NetworkConfig((1,)),
+    "base": NetworkConfig(
+        (1,), filters=Filters((20, 16, 12, 8, 6)), channels=64, features=64, hidden=64
+    ),
+}
+"""Named sizes; elements, target and inputs are set by `network_config`."""
+
+
+def network_config(size: str, elements: tuple[int, ...], **changes: Any) -> NetworkConfig:
+    """The configuration of a named size.
+
+    Args:
+        size: "tiny", "small" or "base".
+        elements: nuclear charges, in any order.
+        changes: any other attributes of `NetworkConfig`.
+
+    Raises:
+        InputError: for an unknown size or settings that make no sense.
+    """
+    if size not in SIZES:
+        raise unknown_name("network size", size, SIZES)
+    config = replace(SIZES[size], elements=tuple(sorted(set(elements))), **changes)
+    config.check()
+    return config
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["energy", "tau"], meta_fields=[])
+@dataclass(frozen=True)
+class KineticEnergy:
+    """What a network returns.
+
+    Attributes:
+        energy: ∫τ dr in hartree: T_s for the target "total", T_s - T_vW for "pauli".
+        tau: kinetic energy density in hartree/bohr³ on the grid.
+    """
+
+    energy: Float[Array, "*batch"]
+    tau: Float[Array, "*batch points"]
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["neighbors", "operators"], meta_fields=[])
+@dataclass(frozen=True)
+class Geometry:
+    """What of a network depends on the geometry alone.
+
+    Attributes:
+        neighbors: blocks of points with the atoms near them.
+        operators: the filters on these points, or None to evaluate them on the way.
+    """
+
+    neighbors: Neighbors
+    operators: Operators | None = None
+
+
+@dataclass(frozen=True)
+class KineticNet:
+    """The network as a pure function of its parameters.
+
+    T = Σ_g w_g τ_g is invariant under rotation, reflection, translation, permutation of like atoms
+    and padding. For any parameters and any density, T ≥ 0 for the target "total", and
+    0 ≤ T ≤ T_TF for "pauli" (unless `signed`). The potential is its derivative by `jax.grad`.
+
+    Attributes:
+        config: what it looks like.
+
+    Reference: H. Remme, T. Kaczun, M. Scheurer, A. Dreuw, F. A. Hamprecht, J. Chem. Phys. 159,
+        144113 (2023).
+    """
+
+    config: NetworkConfig
+
+    def init(self, key: Array) -> Params:
+        """Random parameters in float32.
+
+        Args:
+            key: from `jax.random.key`.
+        """
+        return _init(self.config, key)
+
+    def apply(
+        self,
+        params: Params,
+        molecule: Molecule,
+        grid: Grid,
+        density: GridDensity,
+        geometry: Geometry | None = None,
+    ) -> KineticEnergy:
+        """Kinetic energy and kinetic energy density; pure, for `jax.jit`, `jax.grad`, `jax.vmap`.
+
+        Args:
+            params: from `init`; used in the precision of the density.
+            molecule: charges and positions; a charge of zero is padding.
+            grid: quadrature points and weights.
+            density: on these points.
+            geometry: from `prepare_geometry`; without, every atom sees every point.
+
+        Raises:
+            InputError: for an element the network has no parameters of, if the charges are known.
+        """
+        config, n = self.config, density.n
+        check_elements(config.elements, molecule.charges)
+        params = jax.tree.map(lambda x: jnp.asarray(x, dtype=n.dtype), params)
+        positions = jnp.asarray(molecule.positions, dtype=n.dtype)
+        if geometry is None:
+            geometry = Geometry(all_neighbors(len(positions), len(n), CHUNK))
+        charges = jnp.asarray(molecule.charges)
+        same = charges[:, None] == jnp.asarray(config.elements)
+        element, present = jnp.argmax(same, axis=1), jnp.any(same, axis=1)
+
+        local = _local_inputs(config, density)
+        encoded = points_to_atoms(
+            config.filters,
+            geometry.neighbors,
+            grid.points,
+            positions,
+            lambda x: x[0] * _mlp(params["embedding"], x[1].T),
+            (grid.weights * n, local),
+            geometry.operators,
+        )
+        x = self._encode(params, encoded, element)
+        x = x * present[:, None]
+        neighbors = geometry.neighbors
+        linked = jnp.asarray(neighbors.linked) & present[neighbors.senders]
+        x = _Interactions(config).apply(
+            params["interactions"],
+            x,
+            params["elements"][element, 0],
+            positions,
+            jnp.asarray(neighbors.senders),
+            jnp.asarray(neighbors.receivers),
+            linked,
+        )
+        x = x * present[:, None]
+        unit = thomas_fermi(n, density.grad_n)
+        if config.target == "total":
+            unit = unit + TAIL_ENERGY * n
+        tau = atoms_to_points(
+            config.filters,
+            geometry.neighbors,
+            grid.points,
+            positions,
+            self._decode(params, x),
+            lambda field, x: x[0] * self._enhancement(params, field, x[1]),
+            (unit, local),
+            geometry.operators,
+        )
+        energy = integrate(grid.weights, tau)
+        if config.target == "pauli" and not config.signed:
+            largest = integrate(grid.weights, unit)
+            factor = _at_most_one(_ratio(energy, largest))
+            energy, tau = energy * factor, tau * factor
+        return KineticEnergy(energy, tau)
+
+    def _encode(
+        self,
+        params: Params,
+        encoded: Float[Array, "atoms rows channels"],
+        element: Any,
+    ) -> e3nn.IrrepsArray:
+        """Features of the atoms from the convolution, scaled by what is usual for their element."""
+        config = self.config
+        scales = jnp.asarray(usual_moments(config.filters, config.elements), dtype=encoded.dtype)
+        embedding = params["elements"][element]
+        chunks = []
+        for l, part in enumerate(config.filters.split(encoded)):
+            part = part / scales[element, : part.shape[1], None, None]
+            mixed = jnp.einsum("akmc,kcf->afm", part, params["encoder"][l])
+            chunks.append(mixed * (1 + 0.1 * embedding[:, 2 * l, :, None]))
+        chunks[0] = chunks[0] + embedding[:, 1, :, None]
+        irreps = natural_irreps(config.features, config.degree)
+        x = e3nn.from_chunks(irreps, chunks, (len(encoded),), encoded.dtype)
+        return damp(x, 0.25)
+
+    def _decode(self, params: Params, x: e3nn.IrrepsArray) -> Float[Array, "atoms rows channels"]:
+        """Coefficients of the filters of every atom."""
+        parts = [
+            jnp.einsum("afm,fkc->akmc", chunk, weights)
+            for chunk, weights in zip(x.chunks, params["decoder"], strict=True)
+        ]
+        return self.config.filters.join(parts)
+
+    def _enhancement(
+        self,
+        params: Params,
+        field: Float[Array, "channels size"],
+        local: Float[Array, "size inputs"],
+    ) -> Float[Array, "size"]:
+        """Τ in units of the Thomas-Fermi (target "total": and tail) kinetic energy density."""
+        z = _mlp(params["head"], jnp.concatenate([field, local.T]))[0]
+        return z if self.config.signed else jax.nn.softplus(z)
+
+
+@partial(jax.jit, static_argnums=0)
+def _init(config: NetworkConfig, key: Array) -> Params:
+    keys = jax.random.split(key, 6)
+    inputs = _n_inputs(config)
+    mixing = [count * config.channels for count in config.filters.counts]
+    irreps = natural_irreps(config.features, config.degree)
+    one = jnp.zeros((1,), dtype=jnp.int32)
+    params = {
+        "embedding": _init_mlp(keys[0], (inputs, config.hidden, config.channels)),
+        "elements": jax.random.normal(
+            keys[1], (len(config.elements), 2 * (config.degree + 1), config.features)
+        ),
+        "encoder": [
+            jax.random.normal(k, (count, config.channels, config.features)) / math.sqrt(size)
+            for k, count, size in zip(
+                jax.random.split(keys[2], len(mixing)),
+                config.filters.counts,
+                mixing,
+                strict=True,
+            )
+        ],
+        "interactions": _Interactions(config).init(
+            keys[3],
+            e3nn.IrrepsArray(irreps, jnp.zeros((1, irreps.dim))),
+            jnp.zeros((1, config.features)),
+            jnp.zeros((1, 3)),
+            one,
+            one,
+            one.astype(bool),
+        ),
+        "decoder": [
+            jax.random.normal(k, (config.features, count, config.channels))
+            / math.sqrt(config.features * count)
+            for k, count in zip(
+                jax.random.split(keys[4], len(mixing)), config.filters.counts, strict=True
+            )
+        ],
+        "head": _init_mlp(keys[5], (config.channels + inputs, config.hidden, config.hidden, 1)),
+    }
+    return jax.tree.map(lambda x: x.astype(jnp.float32), params)
+
+
+class _Interactions(nn.Module):
+    """All message passing layers of a network."""
+
+    config: NetworkConfig
+
+    @nn.compact
+    def __call__(self, x: e3nn.IrrepsArray, *graph: Any) -> e3nn.IrrepsArray:
+        config = self.config
+        if config.interactions == 0:
+            return x
+        # A scan, because the compilation of one layer takes seconds.
+        layers = nn.scan(
+            Interaction,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=config.interactions,
+        )
+        return layers(config.features, config.degree, config.hidden, config.filters.cutoff)(
+            x, *graph
+        )[0]
+
+
+def check_elements(elements: tuple[int, ...], charges: Charges) -> None:
+    """Finds elements a functional has no parameters of.
+
+    Args:
+        elements: nuclear charges it has parameters of.
+        charges: of a molecule; zero for padding. Nothing is checked while they are traced.
+
+    Raises:
+        InputError: naming the elements.
+    """
+    if isinstance(charges, jax.core.Tracer):
+        return
+    unseen = sorted({int(z) for z in np.asarray(charges).ravel()} - {0, *elements})
+    if unseen:
+        names, known = (
+            ", ".join(chemical_symbols[z] for z in charges) for charges in (unseen, elements)
+        )
+        raise InputError(
+            f"the functional has never seen {names}, it knows {known}; "
+            "train it on molecules with this element or use another one"
+        )
+
+
+def _n_inputs(config: NetworkConfig) -> int:
+    return len(DENSITY_SCALES) + (2 if config.inputs == "gradient" else 0)
+
+
+def _local_inputs(config: NetworkConfig, density: GridDensity) -> Float[Array, "points inputs"]:
+    """Numbers of order one that describe the density at a point, finite for any density."""
+    n = jnp.maximum(density.n, 0.0)
+    columns = [jnp.log1p(n / scale) / 10 for scale in DENSITY_SCALES]
+    if config.inputs == "gradient":
+        # Clipped at what no density reaches, so that squares do not overflow in float32.
+        smooth = (n + 1e-8) ** (-4 / 3)
+        x = jnp.clip(density.grad_n * smooth[:, None], -1e12, 1e12)
+        s2 = REDUCED_GRADIENT * jnp.sum(x**2, axis=1)
+        columns += [jnp.log1p(s2) / 5, s2 / (1 + s2)]
+    return jnp.stack(columns, axis=1)
+
+
+def usual_moments(
+    filters: Filters, elements: tuple[int, ...]
+) -> Float[np.ndarray, "elements count"]:
+    """Scale of the moments ∫ n R_k0 of the radial functions for each element.
+
+    From two electrons in the 1s shell of the bare nucleus and the others in one of hydrogen.
+    """
+    x, w = np.polynomial.legendre.leggauss(200)
+    r = filters.cutoff * ((x + 1) / 2) ** 4
+    weights = 2 * filters.cutoff * ((x + 1) / 2) ** 3 * w * 4 * np.pi * r**2
+    points = np.stack([r, 0 * r, 0 * r], axis=1)
+    round_only = replace(filters, counts=filters.counts[:1])
+    with jax.ensure_compile_time_eval():
+        columns = round_only.evaluate(jnp.asarray(points), np.zeros((1, 3)))[0]
+    values = np.asarray(columns, dtype=np.float64) * math.sqrt(4 * math.pi)
+    densities = [
+        (min(z, 2) * z**3 * np.exp(-2 * z * r) + max(z - 2, 0) * np.exp(-2 * r)) / np.pi
+        for z in elements
+    ]
+    return np.array([values @ (weights * n) for n in densities])
+
+
+def _at_most_one(x: Scalar) -> Scalar:
+    """A factor that brings x ≥ 0 below one: 1 up to x = 0.95, with two continuous derivatives."""
+    room = 0.05
+    excess = jnp.maximum(x - (1 - room), 0.0) / room
+    return jnp.where(
+        excess > 0, (1 - room + room * jnp.tanh(excess)) / jnp.where(excess > 0, x, 1.0), 1.0
+    )
+
+
+def _ratio(a: Scalar, b: Scalar) -> Scalar:
+    """The quotient of an energy and its upper bound, zero where both vanish."""
+    return jnp.where(b > 0, a / jnp.where(b > 0, b, 1.0), 0.0)
+
+
+def _init_mlp(key: Array, sizes: tuple[int, ...]) -> list[dict[str, Array]]:
+    keys = jax.random.split(key, len(sizes) - 1)
+    return [
+        {
+            "weights": jax.random.normal(k, (after, before)) / math.sqrt(before),
+            "bias": jnp.zeros(after, jnp.float32),
+        }
+        for k, before, after in zip(keys, sizes[:-1], sizes[1:], strict=True)
+    ]
+
+
+def _mlp(
+    layers: list[dict[str, Array]], x: Float[Array, "channels points"]
+) -> Float[Array, "outputs points"]:
+    """Dense layers with SiLU between them, applied to every point."""
+    for i, layer in enumerate(layers):
+        x = layer["weights"] @ (x if i == 0 else jax.nn.silu(x)) + layer["bias"][:, None]
+    return x

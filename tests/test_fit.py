@@ -1,0 +1,164 @@
+"""Least squares: against dense solutions, on data, and through the command line."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from datasets import write_dataset
+
+import kineticnet_jax as kn
+from kineticnet_jax import cli
+from kineticnet_jax.data import DataConfig, Family
+from kineticnet_jax.data.config import Limits, SplitFractions
+from kineticnet_jax.errors import InputError
+from kineticnet_jax.evaluate import sample_errors
+from kineticnet_jax.fit import FitSettings, NormalEquations, fit_moments
+from kineticnet_jax.functionals.moments import MomentConfig, moment_features
+from kineticnet_jax.nn.convolution import Filters
+
+CONFIG = DataConfig(
+    "hydrogen",
+    (Family("H2", "H\nH 1 r", 12, {"r": (0.6, 1.2)}),),
+    potentials_per_geometry=5,
+    grid_level=1,
+    splits=SplitFractions(0.5, 0.25, 0.25),
+    limits=Limits(kinetic=2e-3),
+)
+MOMENTS = MomentConfig((1,), "total", Filters((6, 4, 3), 0.05, 30.0, cutoff=9.0))
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return kn.Dataset(write_dataset(CONFIG, tmp_path_factory.mktemp("fit") / "hydrogen.h5"))
+
+
+@pytest.fixture(scope="module")
+def fitted(dataset):
+    return fit_moments(dataset, MOMENTS)
+
+
+def test_normal_equations_are_ridge_regression():
+    generator = np.random.default_rng(0)
+    rows, targets = generator.normal(size=(50, 6)), generator.normal(size=50)
+    rows[:, 0] = 3.0
+    weights = np.where(np.arange(50) < 20, 1.0, 0.3)
+    equations = NormalEquations.empty(6)
+    equations.add(rows[:20], targets[:20])
+    equations.add(rows[20:], targets[20:], 0.3)
+    total = weights.sum()
+    scale = np.sqrt(weights @ rows**2 / total)
+    penalty = 0.07 * total * np.diag(np.where(np.arange(6) < 1, 0, scale**2))
+    exact = np.linalg.solve(
+        rows.T @ (weights[:, None] * rows) + penalty, rows.T @ (weights * targets)
+    )
+    (solution,) = equations.solve([0.07], free=1)
+    np.testing.assert_allclose(solution, exact, rtol=1e-10)
+    square = weights @ (rows @ exact - targets) ** 2 / total
+    assert equations.mean_square(exact) == pytest.approx(square, rel=1e-10)
+    with pytest.raises(InputError, match="not finite"):
+        equations.add(np.full((1, 6), np.nan), np.zeros(1))
+
+
+def test_second_derivatives_are_rows_as_well():
+    """A curvature demanded along a direction is met when its row has a large weight."""
+    generator = np.random.default_rng(1)
+    rows, curvature = generator.normal(size=(40, 8)), generator.normal(size=8)
+    equations = NormalEquations.empty(8)
+    equations.add(rows, rows @ generator.normal(size=8))
+    equations.add(curvature[None], np.array([0.4]), weight=1e8)
+    assert float(curvature @ equations.solve([1e-12])[0]) == pytest.approx(0.4, rel=1e-6)
+
+
+def test_fit_predicts_unseen_geometries(dataset, fitted):
+    errors = sample_errors(fitted.functional, dataset.select("test"))
+    assert len(errors.energy) == len(dataset.select("test"))
+    spread = np.std(dataset.select("test").kinetic_energies)
+    assert np.mean(np.abs(errors.energy)) < 0.05 * spread
+    simple = sample_errors(kn.load_functional("tf"), dataset.select("test"))
+    assert np.mean(errors.potential) < 0.1 * np.mean(simple.potential)
+    assert fitted.regularization in FitSettings().regularizations
+
+
+def test_rows_are_derivatives_of_the_energy(dataset, fitted):
+    """The normal equations and the evaluation by gradients measure the same potential error."""
+    validation = sample_errors(fitted.functional, dataset.select("validation"))
+    score = np.sum(validation.energy**2) + np.sum(validation.potential)
+    record = dataset.record(dataset.select("validation").geometries[0])
+    functions = len(record.potential_gradient[0])
+    mean = score / (len(validation.energy) * (1 + functions))
+    assert float(fitted.validation.min()) == pytest.approx(mean, rel=1e-6)
+
+
+def test_von_weizsaecker_is_exact_for_two_electrons(dataset):
+    errors = sample_errors(kn.load_functional("vw"), dataset.select("test"))
+    assert np.max(np.abs(errors.energy)) < 2e-3
+    assert np.max(errors.potential) < 1e-5
+
+
+def test_fewer_directions_estimate_the_same_fit(dataset, fitted):
+    settings = FitSettings(directions=8)
+    errors = sample_errors(
+        fit_moments(dataset, MOMENTS, settings).functional, dataset.select("test")
+    )
+    best = sample_errors(fitted.functional, dataset.select("test"))
+    assert np.mean(errors.potential) < 3 * np.mean(best.potential)
+
+
+def test_energies_only_fit_the_energies(dataset, fitted):
+    settings = FitSettings(potentials=False)
+    errors = sample_errors(
+        fit_moments(dataset, MOMENTS, settings).functional, dataset.select("train")
+    )
+    assert np.mean(np.abs(errors.energy)) < 1e-3
+
+
+def test_coefficients_belong_to_unshifted_features(dataset, fitted):
+    geometry, numbers = next(dataset.select("train").by_geometry())
+    space = dataset.space(geometry)
+    density, _ = dataset.density(geometry, numbers[0])
+    molecule = kn.Molecule(np.asarray(space.charges), np.asarray(space.positions))
+    with jax.enable_x64(True):
+        features = moment_features(MOMENTS, molecule, space.grid, density)
+        direct = float(np.asarray(features) @ fitted.functional.coefficients)
+        energy = float(fitted.functional(molecule, space.grid, density))
+    assert direct == pytest.approx(energy, rel=1e-10)
+
+
+def test_missing_splits_and_elements_are_one_line(dataset):
+    with pytest.raises(InputError, match="has no validation samples, a fit needs both"):
+        fit_moments(dataset.select("train"))
+    with pytest.raises(InputError, match="never seen H, it knows He"):
+        fit_moments(dataset, MomentConfig((2,)))
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main([str(argument) for argument in arguments])
+    return exit_info.value.code
+
+
+def test_command_line(dataset, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    out, written = tmp_path / "functional", tmp_path / "fit.json"
+    options = ["--target", "total", "--directions", 4, "--json", written]
+    assert run("fit", dataset.path, "--out", out, *options) == cli.DONE
+    shown = capsys.readouterr().out
+    for word in ("T_s MAE", "potential", "H2", "regularisation", "written to"):
+        assert word in shown
+    content = json.loads(written.read_text())
+    assert content["test"]["H2"]["samples"] == len(dataset.select("test"))
+    assert run("info", out, "--json", tmp_path / "info.json") == cli.DONE
+    shown = capsys.readouterr().out
+    for word in ("moments-hydrogen", "elements: H", "parameters", "training samples", "MAE"):
+        assert word in shown
+    content = json.loads((tmp_path / "info.json").read_text())
+    assert content["target"] == "total"
+    geometry = tmp_path / "water.xyz"
+    geometry.write_text("3\n\nO 0 0 0\nH 0 0 1\nH 0 1 0\n")
+    assert run("optimize", geometry, "--functional", out) == cli.BAD_INPUT
+    assert "never seen O, it knows H" in capsys.readouterr().err
+    assert run("fit", dataset.path, "--out", tmp_path / "none" / "f") == cli.BAD_INPUT
+    assert "does not exist" in capsys.readouterr().err
+    assert run("fit", dataset.path, "--out", out, "--directions", 0) == cli.BAD_INPUT
+    assert "directions must be at least 1" in capsys.readouterr().err

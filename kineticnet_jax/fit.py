@@ -1,5 +1,6 @@
 """The closed-form reference functional from a data set: least squares in one streaming pass."""
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from kineticnet_jax.errors import InputError
 from kineticnet_jax.functionals.kinetic import von_weizsaecker
 from kineticnet_jax.functionals.learned import LearnedFunctional, Provenance
 from kineticnet_jax.functionals.moments import MomentConfig, moment_features
-from kineticnet_jax.grid import GridDensity
+from kineticnet_jax.grid import Grid, GridDensity
 from kineticnet_jax.molecule import Molecule
 from kineticnet_jax.nn.network import Target, check_elements
 from kineticnet_jax.quadrature import integrate
@@ -153,7 +154,8 @@ class Fit:
             the weights of the fit.
         samples: number of training samples.
         seconds: for everything.
-        equations: the normal equations of the training samples, to which rows may be added.
+        equations: the normal equations of the training samples.
+        shift: what was taken off features and energies, for each atom of an element.
     """
 
     functional: LearnedFunctional
@@ -162,6 +164,61 @@ class Fit:
     samples: int
     seconds: float
     equations: NormalEquations = field(repr=False)
+    shift: Float[np.ndarray, "elements columns"] = field(repr=False)
+
+    def with_rows(
+        self,
+        rows: Float[np.ndarray, "rows features"],
+        targets: Float[np.ndarray, "rows"],
+        weight: float = 1.0,
+    ) -> "Fit":
+        """The fit with further rows, such as second derivatives, and the same regularisation.
+
+        Args:
+            rows: derivatives of the features, from `second_derivatives`; their first columns, the
+                numbers of atoms, must be zero.
+            targets: what the same derivatives of T_P or T_s shall be, in hartree.
+            weight: of each row.
+
+        Raises:
+            InputError: if a row has numbers of atoms in it, or is not finite.
+        """
+        elements = len(self.shift)
+        if np.any(rows[:, :elements] != 0):
+            raise InputError("rows must be derivatives: the first columns, numbers of atoms, zero")
+        old = self.equations
+        equations = NormalEquations(old.gram.copy(), old.projection.copy(), old.square, old.weight)
+        equations.add(rows, targets, weight)
+        (solution,) = equations.solve([self.regularization], free=elements)
+        functional = dataclasses.replace(
+            self.functional, coefficients=_unshifted(solution, self.shift)
+        )
+        return dataclasses.replace(self, functional=functional, equations=equations)
+
+
+def second_derivatives(
+    config: MomentConfig,
+    molecule: Molecule,
+    grid: Grid,
+    path: Callable[[Scalar], GridDensity],
+) -> Float[Array, "features"]:
+    """d²Φ/dε² at ε = 0 of the features along a path of densities, as a row for `Fit.with_rows`.
+
+    Args:
+        config: the invariants Φ.
+        molecule: charges and positions.
+        grid: quadrature points and weights.
+        path: ε to the density on the grid, such as that of ψ + ε δψ.
+    """
+
+    def features(step: Scalar) -> Float[Array, "features"]:
+        return moment_features(config, molecule, grid, path(step))
+
+    def first(step: Scalar) -> Float[Array, "features"]:
+        return jax.jvp(features, (step,), (jnp.ones_like(step),))[1]
+
+    zero = jnp.zeros((), dtype=grid.weights.dtype)
+    return jax.jvp(first, (zero,), (jnp.ones_like(zero),))[1]
 
 
 def fit_moments(
@@ -228,7 +285,7 @@ def fit_moments(
     }
     functional = LearnedFunctional(
         moments=config,
-        coefficients=accumulator.unshifted(solutions[best]),
+        coefficients=_unshifted(solutions[best], accumulator.shift),
         provenance=Provenance(f"moments-{dataset.config.name}", tuple(details.items())),
     )
     return Fit(
@@ -238,7 +295,17 @@ def fit_moments(
         len(parts[0]),
         seconds,
         accumulator.train,
+        accumulator.shift,
     )
+
+
+def _unshifted(
+    coefficients: Float[np.ndarray, "features"], shift: Float[np.ndarray, "elements columns"]
+) -> Float[np.ndarray, "features"]:
+    """Coefficients for features and energies that are not shifted."""
+    result = coefficients.copy()
+    result[: len(shift)] += shift[:, -1] - shift[:, :-1] @ coefficients
+    return result
 
 
 class _Accumulator:
@@ -258,14 +325,14 @@ class _Accumulator:
             first.append(self._energy_rows(geometry, numbers[:1])[0])
         rows = np.array(first)
         counts = rows[:, : len(config.elements)]
-        self._shift = np.linalg.lstsq(counts, rows, rcond=1e-12)[0]
-        self._shift[:, : len(config.elements)] = 0.0
+        self.shift = np.linalg.lstsq(counts, rows, rcond=1e-12)[0]
+        self.shift[:, : len(config.elements)] = 0.0
 
     def add(self, geometry: int, numbers: list[int], equations: NormalEquations) -> None:
         """Adds the rows of some samples of a geometry."""
         settings = self.settings
         rows = self._energy_rows(geometry, numbers)
-        rows -= rows[:, : len(self.config.elements)] @ self._shift
+        rows -= rows[:, : len(self.config.elements)] @ self.shift
         equations.add(rows[:, :-1], rows[:, -1], settings.energy_weight)
         if not settings.potentials:
             return
@@ -286,13 +353,6 @@ class _Accumulator:
                 self.config, space, sample, functions, directions
             )
             equations.add(np.asarray(derivatives), np.asarray(targets), settings.potential_weight)
-
-    def unshifted(self, coefficients: Float[np.ndarray, "features"]) -> np.ndarray:
-        """Coefficients for features and energies that are not shifted."""
-        elements = len(self.config.elements)
-        result = coefficients.copy()
-        result[:elements] += self._shift[:, -1] - self._shift[:, :-1] @ coefficients
-        return result
 
     def _energy_rows(
         self, geometry: int, numbers: list[int]

@@ -254,3 +254,27 @@ def energy_density(
     n = jnp.where(vacuum, 1, n)
     grad_n = jnp.where(vacuum, 0, jnp.moveaxis(grad_n, -1, 0))
     return jnp.where(vacuum, 0, _density(per_electron, n, grad_n))
+
+
+@jax.custom_jvp
+def ratio(a: Float[Array, "*batch"], b: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """Quotient of an energy and its upper bound, zero where both vanish.
+
+    d(a/b) = da/b - (a/b) db/b, without 1/b^2, which may overflow.
+
+    Args:
+        a: Numerator, any shape.
+        b: Denominator, not negative, shape of a.
+
+    Returns:
+        a/b, shape of a; zero where b is below the square root of the least normal number.
+    """
+    positive = b > float(jnp.finfo(b.dtype).tiny) ** 0.5
+    return jnp.where(positive, a / jnp.where(positive, b, 1.0), 0.0)
+
+
+@ratio.defjvp
+def _ratio_jvp(primals: Fields, tangents: Fields) -> tuple[Field, Field]:
+    (a, b), (da, db) = primals, tangents
+    value = ratio(a, b)
+    return value, ratio(da, b) - value * ratio(db, b)

@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from datasets import write_dataset
@@ -13,7 +14,12 @@ from kineticnet_jax.data import DataConfig, Family
 from kineticnet_jax.data.config import Limits, SplitFractions
 from kineticnet_jax.errors import InputError
 from kineticnet_jax.evaluate import sample_errors
-from kineticnet_jax.fit import FitSettings, NormalEquations, fit_moments
+from kineticnet_jax.fit import (
+    FitSettings,
+    NormalEquations,
+    fit_moments,
+    second_derivatives,
+)
 from kineticnet_jax.functionals.moments import MomentConfig, moment_features
 from kineticnet_jax.nn.convolution import Filters
 
@@ -60,14 +66,30 @@ def test_normal_equations_are_ridge_regression():
         equations.add(np.full((1, 6), np.nan), np.zeros(1))
 
 
-def test_second_derivatives_are_rows_as_well():
-    """A curvature demanded along a direction is met when its row has a large weight."""
-    generator = np.random.default_rng(1)
-    rows, curvature = generator.normal(size=(40, 8)), generator.normal(size=8)
-    equations = NormalEquations.empty(8)
-    equations.add(rows, rows @ generator.normal(size=8))
-    equations.add(curvature[None], np.array([0.4]), weight=1e8)
-    assert float(curvature @ equations.solve([1e-12])[0]) == pytest.approx(0.4, rel=1e-6)
+def test_second_derivatives_are_rows_as_well(dataset, fitted):
+    """A curvature demanded along a path is met when its row has a large weight."""
+    geometry, numbers = next(dataset.select("train").by_geometry())
+    space = dataset.space(geometry)
+    density, _ = dataset.density(geometry, numbers[0])
+    molecule = kn.Molecule(np.asarray(space.charges), np.asarray(space.positions))
+    wave = jnp.sin(2 * space.grid.points[:, 2])
+
+    def path(step):
+        psi = jnp.sqrt(density.n) * (1 + step * wave)
+        return kn.GridDensity(psi**2, density.grad_n)
+
+    def curvature(functional, step=1e-3):
+        ends = [functional(molecule, space.grid, path(x)) for x in (-step, 0.0, step)]
+        return float(ends[0] - 2 * ends[1] + ends[2]) / step**2
+
+    row = np.asarray(second_derivatives(MOMENTS, molecule, space.grid, path))
+    present = float(row @ fitted.functional.coefficients)
+    assert present == pytest.approx(curvature(fitted.functional), rel=1e-4)
+    target = np.array([present + 0.5])
+    changed = fitted.with_rows(row[None], target, weight=1e6)
+    assert curvature(changed.functional) == pytest.approx(present + 0.5, rel=1e-3)
+    with pytest.raises(InputError, match="rows must be derivatives"):
+        fitted.with_rows(row[None] + 1, target)
 
 
 def test_fit_predicts_unseen_geometries(dataset, fitted):

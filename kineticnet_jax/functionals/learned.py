@@ -25,6 +25,7 @@ from kineticnet_jax.nn.network import (
     check_elements,
 )
 from kineticnet_jax.quadrature import integrate
+from kineticnet_jax.safe import ratio
 from kineticnet_jax.types import PerPoint, Scalar
 
 OPERATOR_MEMORY = 1 << 30
@@ -198,8 +199,7 @@ def _bounded(energy: Scalar, largest: Scalar, target: Target) -> Scalar:
     With x = E / T_TF: x where it is at least 0.02 from a bound, 0.02 (1 + tanh(x / 0.02 - 1)) below
     and correspondingly above; two derivatives are continuous.
     """
-    positive = largest > 0
-    x = jnp.where(positive, energy / jnp.where(positive, largest, 1.0), 0.0)
+    x = ratio(energy, largest)
     y = jnp.where(x < _ROOM, _ROOM * (1 + jnp.tanh(jnp.minimum(x, _ROOM) / _ROOM - 1)), x)
     if target == "pauli":
         top = 1 - _ROOM

@@ -9,6 +9,7 @@ that memory does not grow with the grid; each chunk is a matrix product with the
 atoms near it. Filters that are used many times can be stored instead.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,7 +23,7 @@ from kineticnet_jax.errors import InputError
 from kineticnet_jax.harmonics import solid_harmonics
 from kineticnet_jax.nn.neighbors import Chunks, Neighbors
 from kineticnet_jax.nn.radial import (
-    gaussian_basis,
+    gaussian_of_square,
     geometric_sequence,
     log_gaussian_basis,
     polynomial_cutoff,
@@ -72,8 +73,8 @@ class Filters:
             raise InputError(f"filter counts must not increase with l, but are {self.counts}")
         if min(self.counts) < 1:
             raise InputError(f"filter counts must be positive, but are {self.counts}")
-        if not self.cutoff > 0:
-            raise InputError(f"the cutoff must be positive, but is {self.cutoff:g} bohr")
+        if not 0 < self.cutoff < math.inf:
+            raise InputError(f"the cutoff must be positive and finite, but is {self.cutoff:g} bohr")
         geometric_sequence(self.first, self.last, self.counts[0])
 
     @property
@@ -128,20 +129,21 @@ class Filters:
         """
         vectors = points[None] - jnp.asarray(positions)[:, None]
         r2 = jnp.sum(vectors**2, axis=-1)
-        # The square root has no derivative on a nucleus.
-        r = jnp.where(r2 > 0, jnp.sqrt(jnp.where(r2 > 0, r2, 1.0)), 0.0)
-        shape = gaussian_basis if self.kind == "gaussian" else log_gaussian_basis
-        envelope = polynomial_cutoff(r2, self.cutoff**2, order=3)
-        radial = envelope[:, None] * jnp.moveaxis(
-            shape(r, jnp.asarray(self.scales, dtype=r.dtype)), -1, 1
-        )
-        if self.kind != "gaussian":
+        scales = jnp.asarray(self.scales, dtype=r2.dtype)
+        if self.kind == "gaussian":
+            values = gaussian_of_square(r2, scales)
+        else:
+            # The square root has no derivative on a nucleus.
+            r = jnp.where(r2 > 0, jnp.sqrt(jnp.where(r2 > 0, r2, 1.0)), 0.0)
+            values = log_gaussian_basis(r, scales)
             vectors = vectors / jnp.where(r > 0, r, 1.0)[..., None]
+        envelope = polynomial_cutoff(r2, self.cutoff**2, order=3)
+        radial = envelope[:, None] * jnp.moveaxis(values, -1, 1)
         harmonics = [jnp.moveaxis(_harmonics(l, vectors), 0, 1) for l in range(len(self.counts))]
         # Without the barrier the compiler recomputes them for every product.
         radial, harmonics = jax.lax.optimization_barrier((radial, harmonics))
         products = [
-            (radial[:, :count, None] * harmonics[l][:, None]).reshape(len(r), -1, len(points))
+            (radial[:, :count, None] * harmonics[l][:, None]).reshape(len(r2), -1, len(points))
             for l, count in enumerate(self.counts)
         ]
         return jnp.concatenate(products, axis=1)

@@ -59,7 +59,22 @@ def gaussian_basis(
         Bardo and Ruedenberg, J. Chem. Phys. 60, 918 (1974).
     """
     scaled = r[..., None] * jnp.sqrt(exponents)
-    return scaled**l * jnp.exp(-(scaled**2))
+    return scaled**l * gaussian_of_square(r**2, exponents)
+
+
+def gaussian_of_square(
+    r2: Float[Array, "*points"], exponents: Float[Array, "count"]
+) -> Float[Array, "*points count"]:
+    """Gaussians exp(-α_k r²) as functions of the squared distance, smooth on a nucleus.
+
+    Args:
+        r2: squared distances, shape (*points), bohr².
+        exponents: α_k, positive, shape (count), bohr⁻².
+
+    Returns:
+        Values between zero and one, dimensionless, shape (*points, count).
+    """
+    return jnp.exp(-r2[..., None] * exponents)
 
 
 def log_gaussian_basis(

@@ -153,11 +153,7 @@ def measure_water(path: Path) -> dict[str, float]:
     for name, geometry in (("stored", stored), ("on the way", Geometry(neighbors))):
         step = partial(value_and_gradient, net, params, *arguments, geometry)
         result[f"network, {name}"] = seconds(step, 50)
-        convolutions = jax.jit(jax.value_and_grad(partial(_convolutions, config, geometry)))
-        signal = jnp.ones((len(grid.weights), config.channels), jnp.float32)
-        result[f"convolutions, {name}"] = seconds(
-            partial(convolutions, signal, grid.points, positions), 50
-        )
+        result[f"convolutions, {name}"] = _convolution_seconds(config, geometry, grid, positions)
     alone = KineticNet(network_config("small", (1, 8), interactions=0))
     step = partial(value_and_gradient, alone, alone.init(jax.random.key(0)), *arguments, stored)
     result["without interactions, stored"] = seconds(step, 50)
@@ -168,20 +164,32 @@ def measure_water(path: Path) -> dict[str, float]:
     return result
 
 
-def _convolutions(
-    config: Any, geometry: Geometry, signal: Array, points: Array, positions: Array
-) -> Array:
-    """Encoder and decoder of the network with nothing between them but a nonlinearity."""
-    where = (config.filters, geometry.neighbors, points, positions)
-    features = points_to_atoms(*where, jnp.transpose, signal, geometry.operators)
-    return jnp.sum(
-        atoms_to_points(
-            *where,
-            jnp.tanh(features),
-            lambda field, _: jnp.sum(field, axis=0),
-            signal,
-            geometry.operators,
-        )
+def _convolution_seconds(config: Any, geometry: Geometry, grid: kn.Grid, positions: Array) -> float:
+    """Time of encoder and decoder, each forward and backward, without the networks around them."""
+    neighbors, operators = geometry.neighbors, geometry.operators
+    where = (config.filters, neighbors, grid.points, positions)
+    signal = jnp.ones((len(grid.weights), config.channels), jnp.float32)
+    coefficients = jnp.ones((len(positions), config.filters.rows, config.channels), jnp.float32)
+
+    @jax.jit
+    def encoder(signal: Array, operators: Array) -> Array:
+        def square(signal: Array) -> Array:
+            return jnp.sum(points_to_atoms(*where, jnp.transpose, signal, operators) ** 2)
+
+        return jax.grad(square)(signal)
+
+    @jax.jit
+    def decoder(coefficients: Array, operators: Array) -> Array:
+        def square(coefficients: Array) -> Array:
+            def read(field: Array, _: Array) -> Array:
+                return jnp.sum(field**2, axis=0)
+
+            return jnp.sum(atoms_to_points(*where, coefficients, read, grid.weights, operators))
+
+        return jax.grad(square)(coefficients)
+
+    return seconds(lambda: encoder(signal, operators), 50) + seconds(
+        lambda: decoder(coefficients, operators), 50
     )
 
 

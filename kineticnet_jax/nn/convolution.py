@@ -60,7 +60,7 @@ class Filters:
     counts: tuple[int, ...] = (18, 12, 8, 6)
     first: float = 0.04
     last: float = 2e4
-    cutoff: float = 5.0
+    cutoff: float = 6.0
     kind: RadialKind = "gaussian"
 
     def check(self) -> None:
@@ -267,8 +267,8 @@ def atoms_to_points(
         if stored is None:
             operator = _operator(filters, points, positions, index, atoms, near)
         rows = coefficients[atoms].reshape(*operator.shape[:2], -1)
-        field = jnp.einsum("brc,brp->cbp", rows, operator)
-        y = read(field.reshape(len(field), -1), _flat(values))
+        field = jnp.einsum("brc,brp->bcp", rows, operator)
+        y = read(jnp.swapaxes(field, 0, 1).reshape(rows.shape[-1], -1), _flat(values))
         return None, jnp.where(real, y.reshape(real.shape), 0.0)
 
     total = jnp.zeros(len(points), dtype=coefficients.dtype)

@@ -5,9 +5,9 @@ the blocks are compact regions, so that the number of atoms near each does not g
 several of them are processed together.
 """
 
+import math
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ CHUNK = 1024
 BLOCK = 64
 """Points of a block of a large molecule: few enough to be compact, enough for matrix products."""
 
-MAX_CLASSES = 6
+MAX_CLASSES = 8
 """Blocks are grouped by the number of atoms near them into at most this many classes."""
 
 
@@ -160,15 +160,38 @@ def _classes(
 ) -> list[Chunks]:
     """Groups blocks by the number of atoms near them such that the fewest places stay empty."""
     counts = np.maximum([len(atoms) for atoms in near], 1)
-    sizes = np.unique(counts)
-    classes = min(MAX_CLASSES, len(sizes))
-    choices = [(*chosen, sizes[-1]) for chosen in combinations(sizes[:-1], classes - 1)]
-    limits = min(choices, key=lambda ends: np.sum(np.array(ends)[np.searchsorted(ends, counts)]))
+    limits = _limits(counts)
     return [
-        _stack(members, parts, near, int(places), size, blocks)
-        for i, places in enumerate(limits)
-        if len(members := np.flatnonzero(np.searchsorted(limits, counts) == i))
+        _stack(np.flatnonzero(np.searchsorted(limits, counts) == i), parts, near, end, size, blocks)
+        for i, end in enumerate(limits)
     ]
+
+
+def _limits(counts: Int[np.ndarray, "blocks"]) -> list[int]:
+    """Largest count of each class, chosen by dynamic programming."""
+    sizes, numbers = np.unique(counts, return_counts=True)
+    below = np.concatenate([[0], np.cumsum(numbers)])
+    # For each number of sizes, the places they need and the ends of their classes.
+    best: list[tuple[float, list[int]]]
+    best = [(math.inf if last else 0.0, []) for last in range(len(sizes) + 1)]
+    for _ in range(MAX_CLASSES):
+        best = [
+            min(
+                best[last],
+                *(
+                    (
+                        best[first][0] + float(sizes[last - 1] * (below[last] - below[first])),
+                        [*best[first][1], int(sizes[last - 1])],
+                    )
+                    for first in range(last)
+                ),
+                key=lambda choice: choice[0],
+            )
+            if last
+            else best[0]
+            for last in range(len(sizes) + 1)
+        ]
+    return best[-1][1]
 
 
 def _stack(

@@ -107,30 +107,16 @@ SIZES = {
     "tiny": NetworkConfig(
         (1,), filters=Filters((12, 6)), channels=8, features=8, interactions=1, hidden=16
     ),
-    "small": NetworkConfig((1,)),
+    "small": NetworkConfig((1,), filters=Filters(cutoff=4.5)),
     "base": NetworkConfig(
         (1,), filters=Filters((20, 16, 12, 8, 6)), channels=64, features=64, hidden=64
     ),
 }
-"""Named sizes; elements, target and inputs are set by `network_config`."""
+"""Named sizes; elements, target and inputs are set by `network_config`.
 
-
-def network_config(size: str, elements: tuple[int, ...], **changes: Any) -> NetworkConfig:
-    """The configuration of a named size.
-
-    Args:
-        size: "tiny", "small" or "base".
-        elements: nuclear charges, in any order.
-        changes: any other attributes of `NetworkConfig`.
-
-    Raises:
-        InputError: for an unknown size or settings that make no sense.
-    """
-    if size not in SIZES:
-        raise unknown_name("network size", size, SIZES)
-    config = replace(SIZES[size], elements=tuple(sorted(set(elements))), **changes)
-    config.check()
-    return config
+The filters of "small" end at 4.5 bohr, where the tail of a hydrogen atom begins that holds 2e-4 of
+its Thomas-Fermi energy: farther out only messages between atoms and the density at the point count.
+"""
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["energy", "tau"], meta_fields=[])

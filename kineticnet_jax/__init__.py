@@ -1,7 +1,7 @@
 """Orbital-free density functional theory with differentiable kinetic energy functionals in JAX."""
 
 from importlib import import_module
-from types import ModuleType
+from typing import Any
 
 from kineticnet_jax.data.dataset import Dataset
 from kineticnet_jax.density import (
@@ -24,10 +24,22 @@ from kineticnet_jax.system import System, prepare
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> ModuleType:
-    """Imports `kineticnet_jax.reference` at its first use: PySCF takes a second to load."""
+_AT_FIRST_USE = {
+    "KineticNet": "kineticnet_jax.nn.network",
+    "network_config": "kineticnet_jax.nn.network",
+    "LearnedFunctional": "kineticnet_jax.functionals.learned",
+    "save_functional": "kineticnet_jax.functionals.storage",
+    "fit_moments": "kineticnet_jax.fit",
+    "sample_errors": "kineticnet_jax.evaluate",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports at first use what loads PySCF or e3nn: each takes a second."""
     if name == "reference":
         return import_module("kineticnet_jax.reference")
+    if name in _AT_FIRST_USE:
+        return getattr(import_module(_AT_FIRST_USE[name]), name)
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 

@@ -1,9 +1,12 @@
-"""The commands of the command line that deal with learned functionals."""
+"""The commands of the command line that deal with learned functionals.
+
+Modules that load e3nn, which takes a second, are imported where they are used.
+"""
 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -20,12 +23,13 @@ from rich.table import Table
 from tyro.conf import Positional
 
 import kineticnet_jax as kn
-from kineticnet_jax.evaluate import SampleErrors, sample_errors
 from kineticnet_jax.files import check_writable, write_json
-from kineticnet_jax.fit import Fit, FitSettings, fit_moments
-from kineticnet_jax.functionals.learned import LearnedFunctional, Provenance, parameter_count
-from kineticnet_jax.functionals.storage import check_free, read_functional, save_functional
-from kineticnet_jax.nn.network import Target
+from kineticnet_jax.functionals.base import Target
+
+if TYPE_CHECKING:
+    from kineticnet_jax.evaluate import SampleErrors
+    from kineticnet_jax.fit import Fit
+    from kineticnet_jax.functionals.learned import LearnedFunctional
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,10 @@ class FitCommand:
 
 def fit(options: FitCommand, console: Console) -> None:
     """Fits, writes and tests a reference functional."""
+    from kineticnet_jax.evaluate import sample_errors
+    from kineticnet_jax.fit import FitSettings, fit_moments
+    from kineticnet_jax.functionals.storage import check_free, save_functional
+
     if options.json is not None:
         check_writable(options.json)
     check_free(options.out)
@@ -111,7 +119,7 @@ def fit(options: FitCommand, console: Console) -> None:
         )
 
 
-def error_table(errors: SampleErrors) -> dict[str, dict[str, float]]:
+def error_table(errors: "SampleErrors") -> dict[str, dict[str, float]]:
     """Errors of T_s and of the potential in mHa, for each family."""
     table = {}
     for name in np.unique(errors.family):
@@ -129,14 +137,16 @@ def error_table(errors: SampleErrors) -> dict[str, dict[str, float]]:
     return table
 
 
-def _with_errors(functional: LearnedFunctional, errors: dict[str, str]) -> LearnedFunctional:
+def _with_errors(functional: "LearnedFunctional", errors: dict[str, str]) -> "LearnedFunctional":
+    from kineticnet_jax.functionals.learned import Provenance
+
     details = functional.provenance.details
     details += tuple((f"test error of T_s, {name}", text) for name, text in errors.items())
     provenance = Provenance(functional.name, details)
     return dataclasses.replace(functional, provenance=provenance)
 
 
-def _print_fit(result: Fit, rows: dict[str, dict[str, float]], console: Console) -> None:
+def _print_fit(result: "Fit", rows: dict[str, dict[str, float]], console: Console) -> None:
     table = Table(title="errors on test geometries in mHa", title_justify="left")
     table.add_column("family")
     for title in ("samples", "T_s MAE", "95 %", "largest", "potential", "median"):
@@ -155,6 +165,9 @@ def _print_fit(result: Fit, rows: dict[str, dict[str, float]], console: Console)
 
 def info(folder: Path, json: Path | None, console: Console) -> None:
     """Reports what a learned functional is."""
+    from kineticnet_jax.functionals.learned import parameter_count
+    from kineticnet_jax.functionals.storage import read_functional
+
     if json is not None:
         check_writable(json)
     functional = read_functional(folder)

@@ -21,12 +21,13 @@ from kineticnet_jax.data.labels import (
 )
 from kineticnet_jax.density import KAPPA
 from kineticnet_jax.errors import InputError
+from kineticnet_jax.functionals.base import Target
 from kineticnet_jax.functionals.kinetic import von_weizsaecker
 from kineticnet_jax.functionals.learned import LearnedFunctional, Provenance
 from kineticnet_jax.functionals.moments import MomentConfig, moment_features
 from kineticnet_jax.grid import Grid, GridDensity
 from kineticnet_jax.molecule import Molecule
-from kineticnet_jax.nn.network import Target, check_elements
+from kineticnet_jax.nn.network import check_elements
 from kineticnet_jax.quadrature import integrate
 from kineticnet_jax.types import PerPoint, Scalar
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,9 @@ from kineticnet_jax.grid import Grid, GridDensity
 from kineticnet_jax.molecule import Molecule
 from kineticnet_jax.quadrature import integrate
 from kineticnet_jax.types import PerPoint, Points, Scalar
+
+Target = Literal["pauli", "total"]
+"""What a functional learns: T_s - T_vW, or T_s itself."""
 
 EnergyDensity = Callable[[PerPoint, Points], PerPoint]
 """An energy density in hartree/bohr³ from n (bohr⁻³) and ∇n (bohr⁻⁴) at each point."""

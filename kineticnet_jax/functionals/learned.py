@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kineticnet_jax.errors import InputError
+from kineticnet_jax.functionals.base import Target
 from kineticnet_jax.functionals.kinetic import thomas_fermi, von_weizsaecker
 from kineticnet_jax.functionals.moments import MomentConfig, MomentGeometry, moment_features
 from kineticnet_jax.grid import Grid, GridDensity
@@ -21,7 +22,6 @@ from kineticnet_jax.nn.network import (
     KineticNet,
     NetworkConfig,
     Params,
-    Target,
     check_elements,
 )
 from kineticnet_jax.quadrature import integrate

@@ -13,6 +13,7 @@ from ase.data import chemical_symbols
 from jaxtyping import Array, Float
 
 from kineticnet_jax.errors import InputError
+from kineticnet_jax.functionals.base import Target
 from kineticnet_jax.functionals.kinetic import thomas_fermi
 from kineticnet_jax.grid import Grid, GridDensity
 from kineticnet_jax.molecule import Molecule
@@ -23,7 +24,6 @@ from kineticnet_jax.nn.convolution import (
     points_to_atoms,
 )
 from kineticnet_jax.nn.neighbors import Neighbors, all_neighbors
-from kineticnet_jax.nn.network import Target
 from kineticnet_jax.quadrature import integrate
 
 POWERS = ("n", "τ_TF", "n^{4/3}")

@@ -6,7 +6,6 @@ from pathlib import Path
 from kineticnet_jax.errors import InputError, unknown_name
 from kineticnet_jax.functionals.base import Functional, SemiLocal
 from kineticnet_jax.functionals.kinetic import apbek, lkt_pauli, thakkar, thomas_fermi
-from kineticnet_jax.functionals.storage import read_functional
 
 FUNCTIONALS = {
     "tf": SemiLocal("tf", 0.0, thomas_fermi),
@@ -39,6 +38,9 @@ def load_functional(name: str | Path) -> Functional:
     # A classical functional with a fraction in its name has a slash too.
     classical = key in FUNCTIONALS or _TF_LAMBDA_VW.fullmatch(key)
     if not classical and ("/" in str(name) or Path(name).is_dir()):
+        # The network loads e3nn, which takes a second that classical functionals do not need.
+        from kineticnet_jax.functionals.storage import read_functional
+
         return read_functional(name)
     if key in FUNCTIONALS:
         return FUNCTIONALS[key]

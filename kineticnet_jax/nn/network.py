@@ -18,6 +18,7 @@ from ase.data import chemical_symbols
 from jaxtyping import Array, Float
 
 from kineticnet_jax.errors import InputError, unknown_name
+from kineticnet_jax.functionals.base import Target
 from kineticnet_jax.functionals.kinetic import thomas_fermi
 from kineticnet_jax.grid import Grid, GridDensity
 from kineticnet_jax.molecule import Molecule
@@ -28,7 +29,6 @@ from kineticnet_jax.quadrature import integrate
 from kineticnet_jax.safe import ratio
 from kineticnet_jax.types import Charges, Scalar
 
-Target = Literal["pauli", "total"]
 Inputs = Literal["density", "gradient"]
 Params = Any
 """A pytree of arrays."""
@@ -117,6 +117,24 @@ SIZES = {
 The filters of "small" end at 4.5 bohr, where the tail of a hydrogen atom begins that holds 2e-4 of
 its Thomas-Fermi energy: farther out only messages between atoms and the density at the point count.
 """
+
+
+def network_config(size: str, elements: tuple[int, ...], **changes: Any) -> NetworkConfig:
+    """The configuration of a named size.
+
+    Args:
+        size: "tiny", "small" or "base".
+        elements: nuclear charges, in any order.
+        changes: any other attributes of `NetworkConfig`.
+
+    Raises:
+        InputError: for an unknown size or settings that make no sense.
+    """
+    if size not in SIZES:
+        raise unknown_name("network size", size, SIZES)
+    config = replace(SIZES[size], elements=tuple(sorted(set(elements))), **changes)
+    config.check()
+    return config
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["energy", "tau"], meta_fields=[])

@@ -39,6 +39,9 @@ DENSITY_SCALES = (1e-6, 1e-2)
 TAIL_ENERGY = 0.5
 """Kinetic energy per electron in hartree in the tail of a hydrogen atom, τ_vW/n = ½ζ² for ζ = 1."""
 
+STRAIGHT = 0.95
+"""Share of the upper bound T_TF up to which the network's energy is not changed."""
+
 TIGHT = 50.0
 """Exponent in units of Z² from which on a filter is tighter than the cusp of a nucleus."""
 
@@ -264,7 +267,10 @@ class KineticNet:
             largest = integrate(grid.weights, unit)
             share = ratio(energy, largest)
             bounded = _at_most_one(share)
-            energy, tau = largest * bounded, tau * ratio(bounded, share)
+            # One where nothing is bent, and zero where even T_TF is too small to divide by.
+            unchanged = ratio(largest, largest)
+            factor = jnp.where(share > STRAIGHT, ratio(bounded, share), unchanged)
+            energy, tau = largest * bounded, tau * factor
         return KineticEnergy(energy, tau)
 
     def _encode(
@@ -438,9 +444,9 @@ def usual_moments(
 
 def _at_most_one(x: Scalar) -> Scalar:
     """Brings x ≥ 0 below one: x itself up to 0.95, with two continuous derivatives."""
-    room = 0.05
-    excess = jnp.maximum(x - (1 - room), 0.0) / room
-    return jnp.where(excess > 0, 1 - room + room * jnp.tanh(excess), x)
+    room = 1 - STRAIGHT
+    excess = jnp.maximum(x - STRAIGHT, 0.0) / room
+    return jnp.where(excess > 0, STRAIGHT + room * jnp.tanh(excess), x)
 
 
 def _init_mlp(key: Array, sizes: tuple[int, ...]) -> list[dict[str, Array]]:

@@ -52,15 +52,7 @@ def generate(options: Generate, console: Console) -> None:
         check_writable(options.json)
     config = load_config(options.config)
     start = time.perf_counter()
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-    ) as bar:
+    with progress_bar(console) as bar:
         total = sum(family.geometries for family in config.families)
         row = bar.add_task("geometries", total=total)
 
@@ -78,6 +70,19 @@ def generate(options: Generate, console: Console) -> None:
                 f"{run.parts_folder(options.out)}: run the same again"
             ) from None
     info(options.out, options.json, console)
+
+
+def progress_bar(console: Console) -> Progress:
+    """A bar with counts, the time taken and the time left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+    )
 
 
 def info(path: Path, json: Path | None, console: Console) -> None:

@@ -11,18 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ase.data import chemical_symbols
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from tyro.conf import Positional
 
 import kineticnet_jax as kn
+from kineticnet_jax.cli_data import progress_bar
 from kineticnet_jax.files import check_writable, write_json
 from kineticnet_jax.functionals.base import Target
 
@@ -81,15 +74,7 @@ def fit(options: FitCommand, console: Console) -> None:
         seed=options.seed,
     )
     test = dataset.select(split="test")
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-    ) as bar:
+    with progress_bar(console) as bar:
         row = bar.add_task("fitting, samples", total=len(dataset) - len(test))
         result = fit_moments(
             dataset,
@@ -125,14 +110,15 @@ def error_table(errors: "SampleErrors") -> dict[str, dict[str, float]]:
     for name in np.unique(errors.family):
         chosen = errors.family == name
         energy, potential = 1e3 * errors.energy[chosen], 1e3 * errors.potential[chosen]
+        known = potential[np.isfinite(potential)] if np.any(np.isfinite(potential)) else potential
         table[str(name)] = {
             "samples": float(np.sum(chosen)),
             "mae": float(np.mean(np.abs(energy))),
             "median": float(np.median(np.abs(energy))),
             "percentile95": float(np.percentile(np.abs(energy), 95)),
             "largest": float(np.max(np.abs(energy))),
-            "potential_mean": float(np.nanmean(potential)),
-            "potential_median": float(np.nanmedian(potential)),
+            "potential_mean": float(np.mean(known)),
+            "potential_median": float(np.median(known)),
         }
     return table
 

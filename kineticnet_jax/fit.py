@@ -323,7 +323,9 @@ class _Accumulator:
         first = []
         for family in dataset.families:
             geometry, numbers = next(dataset.select("train", family).by_geometry())
-            first.append(self._energy_rows(geometry, numbers[:1])[0])
+            first.append(
+                self._energy_rows(geometry, numbers[:1], self._read(geometry, numbers[:1]))[0]
+            )
         rows = np.array(first)
         counts = rows[:, : len(config.elements)]
         self.shift = np.linalg.lstsq(counts, rows, rcond=1e-12)[0]
@@ -331,20 +333,20 @@ class _Accumulator:
 
     def add(self, geometry: int, numbers: list[int], equations: NormalEquations) -> None:
         """Adds the rows of some samples of a geometry."""
-        settings = self.settings
-        rows = self._energy_rows(geometry, numbers)
+        settings, sampled = self.settings, self._read(geometry, numbers)
+        rows = self._energy_rows(geometry, numbers, sampled)
         rows -= rows[:, : len(self.config.elements)] @ self.shift
         equations.add(rows[:, :-1], rows[:, -1], settings.energy_weight)
         if not settings.potentials:
             return
         record, space = self.dataset.record(geometry), self.dataset.space(geometry)
         functions = _functions(space)
-        for number in numbers:
+        for number, (density, _) in zip(numbers, sampled, strict=True):
             gradient = record.potential_gradient[number]
             if not np.all(np.isfinite(gradient)):
                 continue
             sample = (
-                self.dataset.density(geometry, number)[0],
+                density,
                 jnp.asarray(record.orbitals[number][:, : space.occupied]),
                 jnp.asarray(record.sqrt_coefficients[number]),
                 jnp.asarray(gradient),
@@ -355,16 +357,20 @@ class _Accumulator:
             )
             equations.add(np.asarray(derivatives), np.asarray(targets), settings.potential_weight)
 
+    def _read(self, geometry: int, numbers: list[int]) -> list[tuple[GridDensity, PerPoint]]:
+        """Densities and kinetic energy densities of samples of a geometry."""
+        return [self.dataset.density(geometry, number) for number in numbers]
+
     def _energy_rows(
-        self, geometry: int, numbers: list[int]
+        self, geometry: int, numbers: list[int], sampled: list[tuple[GridDensity, PerPoint]]
     ) -> Float[np.ndarray, "samples columns"]:
         """Features and energies of samples of a geometry."""
         space = self.dataset.space(geometry)
         energies = self.dataset.record(geometry).kinetic_energy[numbers]
         # Filled up, so that all geometries of a family share a compiled program.
-        filled = np.resize(numbers, self.dataset.config.potentials_per_geometry + 1)
-        sampled = [self.dataset.density(geometry, int(number)) for number in filled]
-        densities, taus = jax.tree.map(lambda *leaves: jnp.stack(leaves), *sampled)
+        count = self.dataset.config.potentials_per_geometry + 1
+        filled = [sampled[i % len(sampled)] for i in range(count)]
+        densities, taus = jax.tree.map(lambda *leaves: jnp.stack(leaves), *filled)
         features, pauli = _features(self.config, space, densities, taus)
         if self.config.target == "pauli":
             energies = np.asarray(pauli)[: len(numbers)]

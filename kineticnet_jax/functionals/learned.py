@@ -101,14 +101,20 @@ class LearnedFunctional:
         return self.provenance.name
 
     @property
+    def _config(self) -> NetworkConfig | MomentConfig:
+        config = self.network or self.moments
+        assert config is not None
+        return config
+
+    @property
     def target(self) -> Target:
         """What is learned: "pauli" or "total"."""
-        return (self.network or self.moments).target  # type: ignore[union-attr]
+        return self._config.target
 
     @property
     def elements(self) -> tuple[int, ...]:
         """Nuclear charges it can be used for."""
-        return (self.network or self.moments).elements  # type: ignore[union-attr]
+        return self._config.elements
 
     @property
     def vw_fraction(self) -> float:
@@ -170,11 +176,11 @@ class LearnedFunctional:
         if self.network is not None:
             net = KineticNet(self.network)
             energy += net.apply(self.params, molecule, grid, density, network).energy
+            if not self.network.signed:
+                return energy
         if self.moments is not None:
             features = moment_features(self.moments, molecule, grid, density, moments)
             energy += jnp.asarray(self.coefficients, dtype=features.dtype) @ features
-        elif not self.network.signed:  # type: ignore[union-attr]
-            return energy
         largest = integrate(grid.weights, thomas_fermi(density.n, density.grad_n))
         return _bounded(energy, largest, self.target)
 

@@ -12,7 +12,6 @@ import numpy as np
 from ase.data import chemical_symbols
 from jaxtyping import Array, Float
 
-from kineticnet_jax.errors import InputError
 from kineticnet_jax.functionals.base import Target
 from kineticnet_jax.functionals.kinetic import thomas_fermi
 from kineticnet_jax.grid import Grid, GridDensity
@@ -24,6 +23,7 @@ from kineticnet_jax.nn.convolution import (
     points_to_atoms,
 )
 from kineticnet_jax.nn.neighbors import Neighbors, all_neighbors
+from kineticnet_jax.nn.network import check_known_elements
 from kineticnet_jax.quadrature import integrate
 
 POWERS = ("n", "τ_TF", "n^{4/3}")
@@ -53,8 +53,7 @@ class MomentConfig:
             InputError: naming what to change.
         """
         self.filters.check()
-        if not self.elements or list(self.elements) != sorted(set(self.elements)):
-            raise InputError(f"elements must be ascending nuclear charges, but are {self.elements}")
+        check_known_elements(self.elements)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -77,11 +77,12 @@ class Interaction(nn.Module):
         irreps = natural_irreps(self.features, self.degree)
         allowed = [ir for _, ir in irreps]
         vectors = jnp.where(linked[:, None], positions[receivers] - positions[senders], 1.0)
-        weights_in = jnp.concatenate(
-            [self._radial(vectors), embedding[senders], embedding[receivers]], axis=-1
-        )
+        r = jnp.linalg.norm(vectors, axis=-1)
+        centres = geometric_sequence(SHORTEST, self.cutoff, RADIAL_FUNCTIONS)
+        radial = log_gaussian_basis(r, jnp.asarray(centres, dtype=r.dtype))
+        weights_in = jnp.concatenate([radial, embedding[senders], embedding[receivers]], axis=-1)
         harmonics = e3nn.spherical_harmonics(
-            [ir for _, ir in irreps], vectors, normalize=True, normalization="component"
+            allowed, vectors, normalize=True, normalization="component"
         )
         sent = e3nn.flax.Linear(irreps, name="send")(x)
         messages = e3nn.tensor_product(sent[senders], harmonics, filter_ir_out=allowed)
@@ -89,7 +90,7 @@ class Interaction(nn.Module):
         weights = nn.Dense(messages.irreps.num_irreps, param_dtype=jnp.float32, name="radial_out")(
             jax.nn.silu(weights)
         )
-        inside = self._envelope(vectors) * linked
+        inside = polynomial_cutoff(r, self.cutoff) * linked
         messages = messages * (weights * inside[:, None])
         received = e3nn.scatter_sum(messages, dst=receivers, output_size=len(positions))
         received = e3nn.flax.Linear(irreps, name="receive")(received / USUAL_NEIGHBORS**0.5)
@@ -100,11 +101,3 @@ class Interaction(nn.Module):
         gates = e3nn.Irreps([(self.features * self.degree, "0e")])
         update = e3nn.flax.Linear((irreps.filter("0e") + gates + irreps[1:]).simplify())(together)
         return x + e3nn.gate(update, even_act=jax.nn.silu, even_gate_act=jax.nn.sigmoid), None
-
-    def _radial(self, vectors: Float[Array, "pairs 3"]) -> Float[Array, "pairs functions"]:
-        centres = geometric_sequence(SHORTEST, self.cutoff, RADIAL_FUNCTIONS)
-        r = jnp.linalg.norm(vectors, axis=-1)
-        return log_gaussian_basis(r, jnp.asarray(centres, dtype=vectors.dtype))
-
-    def _envelope(self, vectors: Float[Array, "pairs 3"]) -> Float[Array, "pairs"]:
-        return polynomial_cutoff(jnp.linalg.norm(vectors, axis=-1), self.cutoff)

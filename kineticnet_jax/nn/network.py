@@ -83,10 +83,7 @@ class NetworkConfig:
             InputError: naming what to change.
         """
         self.filters.check()
-        if not self.elements or list(self.elements) != sorted(set(self.elements)):
-            raise InputError(f"elements must be ascending nuclear charges, but are {self.elements}")
-        if self.elements[0] < 1 or self.elements[-1] >= len(chemical_symbols):
-            raise InputError(f"elements must be nuclear charges, but are {self.elements}")
+        check_known_elements(self.elements)
         for name, value, known in (
             ("target", self.target, ("pauli", "total")),
             ("inputs", self.inputs, ("density", "gradient")),
@@ -208,7 +205,7 @@ class KineticNet:
             molecule: charges and positions; a charge of zero is padding.
             grid: quadrature points and weights.
             density: on these points.
-            geometry: from `prepare_geometry`; without, every atom sees every point.
+            geometry: neighbours and filters of this geometry; without, every atom sees every point.
 
         Raises:
             InputError: for an element the network has no parameters of, if the charges are known.
@@ -247,7 +244,6 @@ class KineticNet:
             jnp.asarray(neighbors.receivers),
             linked,
         )
-        x = x * present[:, None]
         # Without the gradient, on which it does not depend: its derivatives could overflow.
         unit = thomas_fermi(n, jnp.zeros_like(density.grad_n))
         if config.target == "total":
@@ -375,6 +371,18 @@ class _Interactions(nn.Module):
         return layers(config.features, config.degree, config.hidden, config.filters.cutoff)(
             x, *graph
         )[0]
+
+
+def check_known_elements(elements: tuple[int, ...]) -> None:
+    """Finds lists of elements that a functional cannot have.
+
+    Raises:
+        InputError: if they are not nuclear charges in ascending order.
+    """
+    if not elements or list(elements) != sorted(set(elements)):
+        raise InputError(f"elements must be ascending nuclear charges, but are {elements}")
+    if elements[0] < 1 or elements[-1] >= len(chemical_symbols):
+        raise InputError(f"elements must be nuclear charges, but are {elements}")
 
 
 def check_elements(elements: tuple[int, ...], charges: Charges) -> None:

@@ -14,7 +14,8 @@ def test_energy_is_that_of_plain_pyscf(molecule, xc):
     state = kohn_sham(molecule("H2O"), xc, "cc-pvdz")
     field = dft.RKS(build_mole(molecule("H2O"), "cc-pvdz"), xc=PYSCF_XC[xc])
     field.conv_tol = 1e-10
-    assert state.energy == pytest.approx(field.kernel(), abs=1e-8)
+    # On angular grids of 266 points where ours, without negative weights, have 302.
+    assert state.energy == pytest.approx(field.kernel(), abs=1e-7)
     assert sum(state.components.values()) == pytest.approx(state.energy, abs=1e-8)
 
 

@@ -1,4 +1,4 @@
-"""The command line: `kineticnet optimize`, `generate`, `fit` and `info`."""
+"""The command line: `kineticnet optimize`, `generate`, `fit`, `train` and `info`."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from rich.table import Table
 from tyro.conf import FlagCreatePairsOff, Positional, subcommand
 
 import kineticnet_jax as kn
-from kineticnet_jax import cli_data, cli_functionals, reference
+from kineticnet_jax import cli_data, cli_functionals, cli_train, reference
 from kineticnet_jax.energy import NO_XC
 from kineticnet_jax.errors import unknown_name
 from kineticnet_jax.files import check_writable, complete_file, write_json
@@ -88,6 +88,7 @@ Command = (
     Annotated[Optimize, subcommand("optimize")]
     | Annotated[cli_data.Generate, subcommand("generate")]
     | Annotated[cli_functionals.FitCommand, subcommand("fit")]
+    | Annotated[cli_train.TrainCommand, subcommand("train")]
     | Annotated[Info, subcommand("info")]
 )
 
@@ -112,6 +113,8 @@ def main(arguments: list[str] | None = None) -> None:
             cli_data.generate(command, console)
         elif isinstance(command, cli_functionals.FitCommand):
             cli_functionals.fit(command, console)
+        elif isinstance(command, cli_train.TrainCommand):
+            cli_train.train_command(command, console)
         elif command.file is not None:
             part = cli_functionals if command.file.is_dir() else cli_data
             part.info(command.file, command.json, console)

@@ -2,8 +2,10 @@
 
 import dataclasses
 import math
+import tomllib
 import types
 import typing
+from pathlib import Path
 from typing import Any, Literal
 
 from kineticnet_jax.errors import InputError, unknown_name
@@ -36,6 +38,22 @@ def from_mapping(kind: type, content: Any, where: str) -> Any:
         if required and entry.name not in content:
             raise InputError(f"{where} needs the key '{entry.name}'")
     return kind(**{key: _convert(hints[key], value, key) for key, value in content.items()})
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        InputError: if it is missing, cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not TOML ({error})") from None
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

@@ -23,8 +23,9 @@ ORDER = [
     {"optimize"},
     {"data"},
     {"evaluate", "fit"},
+    {"train"},
     {"report"},
-    {"cli_data", "cli_functionals"},
+    {"cli_data", "cli_functionals", "cli_train"},
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -3,13 +3,12 @@
 import dataclasses
 import json
 import math
-import tomllib
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from kineticnet_jax.config import from_mapping
+from kineticnet_jax.config import from_mapping, read_toml
 from kineticnet_jax.errors import InputError, unknown_name
 from kineticnet_jax.functionals.xc import XC_FUNCTIONALS
 from kineticnet_jax.grid import GRID_LEVELS
@@ -258,14 +257,7 @@ def load_config(path: str | Path) -> DataConfig:
             one is suggested), values of a wrong type, or ranges that make no sense.
     """
     path = Path(path)
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not TOML ({error})") from None
+    content = read_toml(path)
     if not content:
         raise InputError(f"{path}: empty, expected at least a name and [[families]]")
     try:

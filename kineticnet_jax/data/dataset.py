@@ -37,7 +37,8 @@ from kineticnet_jax.types import PerPoint
 GROUND_STATE_NAME = "ground state"
 """Name of the kind of a sample without an external potential."""
 
-_CACHED_GEOMETRIES = 64
+_CACHE = 1 << 30
+"""Bytes of records that are kept in memory, if they are as large as in the file."""
 
 _Array = Array | np.ndarray
 _OnGrid = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -147,7 +148,8 @@ class Dataset(Sequence[Sample]):
                 rows += [(int(name), i, place, split, kind) for i, kind in enumerate(kinds)]
         self._rows = np.array(rows, dtype=np.int64).reshape(-1, 5)
         self._file = h5py.File(self.path, "r")
-        self._read = lru_cache(_CACHED_GEOMETRIES)(self._read_geometry)
+        size = self.path.stat().st_size / max(len(self.geometries), 1)
+        self._read = lru_cache(max(int(_CACHE / size), 1))(self._read_geometry)
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -179,29 +181,35 @@ class Dataset(Sequence[Sample]):
         return np.array([self._read(int(g)).kinetic_energy[i] for g, i in self._rows[:, :2]])
 
     def select(
-        self, split: str | None = None, family: str | None = None, kind: str | None = None
+        self,
+        split: str | None = None,
+        family: str | None = None,
+        kind: str | tuple[str, ...] | None = None,
     ) -> "Dataset":
-        """The samples of one split, family or kind of external potential.
+        """The samples of one split, family, or kind of external potential.
 
         Args:
             split: "train", "validation" or "test".
             family: name of a molecule family.
-            kind: name of a kind of external potential, or "ground state".
+            kind: name of a kind of external potential, or "ground state"; or several of them.
 
         Raises:
             InputError: for a name that does not exist.
         """
         kinds = [GROUND_STATE_NAME, *(entry.name for entry in self.config.potentials)]
         kept = np.ones(len(self), dtype=bool)
-        for column, label, name, known, offset in (
+        for column, label, chosen, known, offset in (
             (2, "family", family, list(self._family_records), 0),
             (3, "split", split, SPLITS, 0),
             (4, "kind of potential", kind, kinds, -1),
         ):
-            if name is not None:
+            if chosen is None:
+                continue
+            names = (chosen,) if isinstance(chosen, str) else chosen
+            for name in names:
                 if name not in known:
                     raise unknown_name(label, name, known)
-                kept &= self._rows[:, column] == known.index(name) + offset
+            kept &= np.isin(self._rows[:, column], [known.index(name) + offset for name in names])
         return self._subset(kept)
 
     @overload

@@ -1,5 +1,6 @@
 """Learned functionals: the network, the closed-form reference functional, or their sum."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -16,7 +17,7 @@ from kineticnet_jax.functionals.moments import MomentConfig, MomentGeometry, mom
 from kineticnet_jax.grid import Grid, GridDensity
 from kineticnet_jax.molecule import Molecule
 from kineticnet_jax.nn.convolution import build_operators, operator_bytes
-from kineticnet_jax.nn.neighbors import find_neighbors
+from kineticnet_jax.nn.neighbors import CHUNK, Neighbors, all_neighbors, find_neighbors
 from kineticnet_jax.nn.network import (
     Geometry,
     KineticNet,
@@ -137,21 +138,44 @@ class LearnedFunctional:
             InputError: for an element that is not among `elements`.
         """
         check_elements(self.elements, molecule.charges)
-        positions = np.asarray(molecule.positions)
-        points, dtype = np.asarray(grid.points), grid.weights.dtype
+        positions, points = np.asarray(molecule.positions), np.asarray(grid.points)
+        return self._bound(
+            lambda cutoff: find_neighbors(positions, points, cutoff), molecule, grid, many
+        )
+
+    def bind_traced(
+        self, molecule: Molecule, grid: Grid, chunk: int = CHUNK
+    ) -> "LearnedFunctional":
+        """`bind` for arrays that are traced: every atom sees every point, all filters are kept.
+
+        Args:
+            molecule: whose elements are not checked.
+            grid: on which densities will be given.
+            chunk: largest number of points processed together.
+        """
+        size = (len(molecule.positions), len(grid.points))
+        return self._bound(lambda _: all_neighbors(*size, chunk), molecule, grid, True)
+
+    def _bound(
+        self,
+        neighbors_within: Callable[[float], Neighbors],
+        molecule: Molecule,
+        grid: Grid,
+        many: bool,
+    ) -> "LearnedFunctional":
+        dtype = grid.weights.dtype
+        positions = jnp.asarray(molecule.positions, dtype=dtype)
         network, moments = None, None
         if self.network is not None:
             filters = self.network.filters
-            neighbors = find_neighbors(positions, points, filters.cutoff)
+            neighbors = neighbors_within(filters.cutoff)
             operators = None
             if many and operator_bytes(filters, neighbors, dtype) <= OPERATOR_MEMORY:
-                operators = build_operators(
-                    filters, neighbors, grid.points, jnp.asarray(positions, dtype=dtype)
-                )
+                operators = build_operators(filters, neighbors, grid.points, positions)
             network = Geometry(neighbors, operators)
         if self.moments is not None:
             filters = self.moments.filters
-            neighbors = find_neighbors(positions, points, filters.cutoff)
+            neighbors = neighbors_within(filters.cutoff)
             moments = MomentGeometry(neighbors)
             if many and operator_bytes(filters, neighbors, dtype) <= OPERATOR_MEMORY:
                 moments = MomentGeometry.build(self.moments, neighbors, molecule, grid)
@@ -170,19 +194,30 @@ class LearnedFunctional:
         Raises:
             InputError: for an element that is not among `elements`, if the charges are known.
         """
+        return self.remainder_and_density(molecule, grid, density)[0]
+
+    def remainder_and_density(
+        self, molecule: Molecule, grid: Grid, density: GridDensity
+    ) -> tuple[Scalar, PerPoint | None]:
+        """`remainder` and its energy density, or None if there is a reference functional in it.
+
+        Raises:
+            InputError: for an element that is not among `elements`, if the charges are known.
+        """
         check_elements(self.elements, molecule.charges)
         network, moments = self.geometry or (None, None)
-        energy = jnp.zeros((), dtype=density.n.dtype)
+        energy, tau = jnp.zeros((), dtype=density.n.dtype), None
         if self.network is not None:
             net = KineticNet(self.network)
-            energy += net.apply(self.params, molecule, grid, density, network).energy
+            result = net.apply(self.params, molecule, grid, density, network)
+            energy += result.energy
             if not self.network.signed:
-                return energy
+                return energy, result.tau
         if self.moments is not None:
             features = moment_features(self.moments, molecule, grid, density, moments)
             energy += jnp.asarray(self.coefficients, dtype=features.dtype) @ features
         largest = integrate(grid.weights, thomas_fermi(density.n, density.grad_n))
-        return _bounded(energy, largest, self.target)
+        return _bounded(energy, largest, self.target), tau
 
     def energy_density(self, molecule: Molecule, grid: Grid, density: GridDensity) -> PerPoint:
         """Kinetic energy density τ in hartree/bohr³ on the grid, von Weizsäcker's included.
@@ -190,10 +225,9 @@ class LearnedFunctional:
         Raises:
             InputError: for a functional with a reference functional in it, which has none.
         """
-        if self.network is None or self.moments is not None:
+        _, tau = self.remainder_and_density(molecule, grid, density)
+        if tau is None:
             raise InputError(f"'{self.name}' is an energy only, it has no kinetic energy density")
-        network, _ = self.geometry or (None, None)
-        tau = KineticNet(self.network).apply(self.params, molecule, grid, density, network).tau
         if self.target == "pauli":
             tau = tau + von_weizsaecker(density.n, density.grad_n)
         return tau

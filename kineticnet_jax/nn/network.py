@@ -62,6 +62,8 @@ class NetworkConfig:
         features: channels of the atoms for each l.
         interactions: number of message passing layers.
         hidden: width of the pointwise networks.
+        vectors: number of vector fields of the decoder. The head is given their lengths and
+            products, which tell it the direction in which the signals of several atoms change.
         signed: whether the energy may have either sign, as a correction to another functional;
             the bounds then have to be set outside.
     """
@@ -74,6 +76,7 @@ class NetworkConfig:
     features: int = 32
     interactions: int = 2
     hidden: int = 32
+    vectors: int = 0
     signed: bool = False
 
     def check(self) -> None:
@@ -94,8 +97,11 @@ class NetworkConfig:
         for name, size in sizes.items():
             if size < 1:
                 raise InputError(f"{name} must be at least 1, but is {size}")
-        if self.interactions < 0:
-            raise InputError(f"interactions must not be negative, but is {self.interactions}")
+        for name in ("interactions", "vectors"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must not be negative, but is {getattr(self, name)}")
+        if self.vectors and self.degree < 1:
+            raise InputError("vectors need filters with l = 1, but there are none")
 
     @property
     def degree(self) -> int:
@@ -295,6 +301,17 @@ class KineticNet:
             jnp.einsum("afm,fkc->akmc", chunk, weights)
             for chunk, weights in zip(x.chunks, params["decoder"], strict=True)
         ]
+        if self.config.vectors:
+            # A vector along r from scalars, and one of the same direction everywhere from vectors.
+            unit = jnp.eye(3, dtype=x.dtype)
+            radial = jnp.einsum("afo,fkc,mn->akmcn", x.chunks[0], params["radial"], unit)
+            uniform = jnp.einsum("afn,fkc->akcn", x.chunks[1], params["uniform"])[:, :, None]
+            shapes = [(*part.shape[:3], *radial.shape[3:]) for part in parts]
+            vectors = [uniform, radial, *(jnp.zeros(shape, x.dtype) for shape in shapes[2:])]
+            parts = [
+                jnp.concatenate([part, vector.reshape(*part.shape[:3], -1)], axis=-1)
+                for part, vector in zip(parts, vectors, strict=True)
+            ]
         return self.config.filters.join(parts)
 
     def _enhancement(
@@ -304,18 +321,24 @@ class KineticNet:
         local: Float[Array, "size inputs"],
     ) -> Float[Array, "size"]:
         """Τ in units of the Thomas-Fermi (target "total": and tail) kinetic energy density."""
-        z = _mlp(params["head"], jnp.concatenate([field, local.T]))[0]
+        scalars = [field[: self.config.channels], local.T]
+        if self.config.vectors:
+            first = field[self.config.channels :].reshape(self.config.vectors, 3, -1)
+            second = jnp.einsum("dc,cms->dms", params["partners"], first)
+            length = jnp.sqrt(1 + jnp.sum(first**2, axis=1))
+            scalars.append(jnp.sum(first * second, axis=1) / length)
+        z = _mlp(params["head"], jnp.concatenate(scalars))[0]
         return z if self.config.signed else jax.nn.softplus(z)
 
 
 @partial(jax.jit, static_argnums=0)
 def _init(config: NetworkConfig, key: Array) -> Params:
-    keys = jax.random.split(key, 6)
+    keys = jax.random.split(key, 8)
     inputs = _n_inputs(config)
     mixing = [count * config.channels for count in config.filters.counts]
     irreps = natural_irreps(config.features, config.degree)
     one = jnp.zeros((1,), dtype=jnp.int32)
-    params = {
+    params: dict[str, Any] = {
         "embedding": _init_mlp(keys[0], (inputs, config.hidden, config.channels)),
         "elements": jax.random.normal(
             keys[1], (len(config.elements), 2 * (config.degree + 1), config.features)
@@ -345,8 +368,18 @@ def _init(config: NetworkConfig, key: Array) -> Params:
                 jax.random.split(keys[4], len(mixing)), config.filters.counts, strict=True
             )
         ],
-        "head": _init_mlp(keys[5], (config.channels + inputs, config.hidden, config.hidden, 1)),
+        "head": _init_mlp(
+            keys[5], (config.channels + config.vectors + inputs, config.hidden, config.hidden, 1)
+        ),
     }
+    if config.vectors:
+        for name, count, k in zip(
+            ("uniform", "radial"), config.filters.counts, jax.random.split(keys[6]), strict=False
+        ):
+            scale = math.sqrt(config.features * count)
+            params[name] = jax.random.normal(k, (config.features, count, config.vectors)) / scale
+        square = jax.random.normal(keys[7], (config.vectors, config.vectors))
+        params["partners"] = square / math.sqrt(config.vectors)
     return jax.tree.map(lambda x: x.astype(jnp.float32), params)
 
 

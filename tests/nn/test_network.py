@@ -21,7 +21,7 @@ from kineticnet_jax.nn.neighbors import all_neighbors, find_neighbors
 from kineticnet_jax.nn.network import SIZES, Geometry, KineticNet, NetworkConfig, network_config
 
 CONFIGS = {
-    "pauli": network_config("tiny", (1, 2, 8), target="pauli", inputs="gradient"),
+    "pauli": network_config("tiny", (1, 2, 8), target="pauli", inputs="gradient", vectors=3),
     "total": network_config("tiny", (1, 2, 8), target="total", inputs="density"),
 }
 DTYPES = [np.float64, np.float32]

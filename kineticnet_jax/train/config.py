@@ -1,0 +1,172 @@
+"""What a training run is: a frozen dataclass, read from a small TOML file."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from kineticnet_jax.config import from_mapping, read_toml
+from kineticnet_jax.errors import InputError, unknown_name
+from kineticnet_jax.functionals.base import Target
+from kineticnet_jax.nn.convolution import Filters
+from kineticnet_jax.nn.network import SIZES, Inputs, NetworkConfig
+from kineticnet_jax.train.loss import LossWeights
+from kineticnet_jax.train.step import OptimizerSettings
+
+Source = Literal["stored", "fresh"]
+Precision = Literal["float32", "float64"]
+
+
+@dataclass(frozen=True)
+class NetworkChoice:
+    """A named size of network with changes; the elements are those of the data.
+
+    Attributes:
+        size: "tiny", "small" or "base".
+        inputs: "density" for n alone, "gradient" for the reduced gradient too.
+        filters: of the convolutions.
+        channels: of the signals on the grid.
+        features: channels of the atoms for each l.
+        interactions: number of message passing layers.
+        hidden: width of the pointwise networks.
+        vectors: number of vector fields of the decoder.
+    """
+
+    size: str = "small"
+    inputs: Inputs = "density"
+    filters: Filters | None = None
+    channels: int | None = None
+    features: int | None = None
+    interactions: int | None = None
+    hidden: int | None = None
+    vectors: int | None = None
+
+    def config(self, elements: tuple[int, ...], target: Target) -> NetworkConfig:
+        """The network for some elements.
+
+        Raises:
+            InputError: for an unknown size or settings no network can be made of.
+        """
+        if self.size not in SIZES:
+            raise unknown_name("network size", self.size, SIZES)
+        changes = {name: value for name, value in vars(self).items() if value is not None}
+        del changes["size"]
+        config = dataclasses.replace(SIZES[self.size], elements=elements, target=target, **changes)
+        config.check()
+        return config
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run.
+
+    Attributes:
+        name: of the functional that comes out.
+        steps: number of steps.
+        target: "total" to learn T_s, "pauli" to learn T_s - T_vW.
+        network: its architecture.
+        weights: of the losses.
+        optimizer: learning rate and what belongs to it.
+        geometries: of one family in a step.
+        samples: densities of each of these geometries.
+        at_a_time: of these densities that are processed together: one is best for the cache of a
+            processor, all of them for a GPU.
+        families: how often each family is drawn, relative to the others; by default every
+            geometry equally often.
+        kinds: names of the kinds of external potentials that are used, "ground state" among them;
+            by default all.
+        source: "stored" for the samples of the data set, "fresh" for new potentials in every step,
+            with labels computed on the way.
+        precision: of the network; labels are always made in float64.
+        log_every: steps between two rows of the metrics.
+        validate_every: steps between two validations.
+        validation_samples: densities of each validation geometry.
+        checkpoint_every: steps between two checkpoints, a multiple of `log_every`.
+        seed: of parameters and batches.
+    """
+
+    name: str
+    steps: int
+    target: Target = "total"
+    network: NetworkChoice = field(default_factory=NetworkChoice)
+    weights: LossWeights = field(default_factory=LossWeights)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    geometries: int = 1
+    samples: int = 4
+    at_a_time: int = 1
+    families: dict[str, float] = field(default_factory=dict)
+    kinds: tuple[str, ...] = ()
+    source: Source = "stored"
+    precision: Precision = "float32"
+    log_every: int = 50
+    validate_every: int = 2000
+    validation_samples: int = 8
+    checkpoint_every: int = 500
+    seed: int = 0
+
+    def check(self) -> None:
+        """Checks everything that can be checked without data.
+
+        Raises:
+            InputError: for the first value that makes no sense.
+        """
+        for name in (
+            "steps",
+            "geometries",
+            "samples",
+            "at_a_time",
+            "log_every",
+            "validate_every",
+            "validation_samples",
+            "checkpoint_every",
+        ):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, but is {getattr(self, name)}")
+        if self.samples % self.at_a_time:
+            raise InputError(
+                f"at_a_time must divide samples, but they are {self.at_a_time} and {self.samples}"
+            )
+        if self.checkpoint_every % self.log_every:
+            raise InputError(
+                "checkpoint_every must be a multiple of log_every, but they are "
+                f"{self.checkpoint_every} and {self.log_every}"
+            )
+        weights = dataclasses.asdict(self.weights)
+        if min(weights.values()) < 0 or not sum(weights.values()) > 0:
+            raise InputError(f"loss weights must not be negative or all zero, but are {weights}")
+        settings = self.optimizer
+        if not settings.learning_rate > 0 or not settings.clip > 0 or settings.warmup < 0:
+            raise InputError("learning_rate and clip must be positive, warmup not negative")
+        if not (0 <= settings.average < 1 and 0 <= settings.b2 < 1 and 0 <= settings.final <= 1):
+            raise InputError("average and b2 must be from 0 to below 1, final from 0 to 1")
+        if self.families and not min(self.families.values()) > 0:
+            raise InputError(f"weights of families must be positive, but are {self.families}")
+        if self.seed < 0:
+            raise InputError(f"seed must not be negative, but is {self.seed}")
+        if self.network.size not in SIZES:
+            raise unknown_name("network size", self.network.size, SIZES)
+
+    def to_json(self) -> str:
+        """The configuration as one line of JSON."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+
+def load_train_config(path: str | Path) -> TrainConfig:
+    """Reads and checks a training configuration (TOML).
+
+    Args:
+        path: file with the attributes of `TrainConfig` as keys, `[network]`, `[weights]`,
+            `[optimizer]` and `[families]` as tables.
+
+    Raises:
+        InputError: if the file is missing, not TOML, has unknown keys (the closest known one is
+            suggested), values of a wrong type, or numbers that make no sense.
+    """
+    path = Path(path)
+    try:
+        config = from_mapping(TrainConfig, read_toml(path), "the configuration")
+        config.check()
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return config

@@ -1,0 +1,347 @@
+"""Groups of samples: some geometries of one family with some densities each, as a pytree of arrays.
+
+All densities of a geometry share its grid, its functions and the filters of the network, which are
+therefore evaluated once for all of them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from kineticnet_jax.basis import Basis
+from kineticnet_jax.data.config import Limits, PotentialKind
+from kineticnet_jax.data.dataset import Dataset
+from kineticnet_jax.data.labels import (
+    FunctionSpace,
+    KohnShamPotential,
+    OneElectronSpace,
+    amplitude,
+    ground_state_labels,
+    sample_orbitals,
+)
+from kineticnet_jax.data.potentials import draw_perturbation
+from kineticnet_jax.data.store import GeometryRecord
+from kineticnet_jax.grid import Grid, GridDensity
+from kineticnet_jax.types import Charges
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["orbitals", "kinetic_energy", "sqrt_coefficients", "potential_gradient"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class StoredLabels:
+    """Ground states of a data set.
+
+    Attributes:
+        orbitals: occupied orbitals of every sample.
+        kinetic_energy: T_s in hartree.
+        sqrt_coefficients: x of √n in orthonormal functions.
+        potential_gradient: derivative of T_s along 2√n u_k in hartree; NaN where there is none.
+    """
+
+    orbitals: Float[Array, "*batch functions occupied"]
+    kinetic_energy: Float[Array, "*batch"]
+    sqrt_coefficients: Float[Array, "*batch density_functions"]
+    potential_gradient: Float[Array, "*batch density_functions"]
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["potential", "seeds"],
+    meta_fields=["mixture", "limits"],
+)
+@dataclass(frozen=True)
+class FreshLabels:
+    """Ground states that are still to be computed, in new random potentials.
+
+    Attributes:
+        potential: Kohn-Sham potentials of the geometries.
+        seeds: one for each sample.
+        mixture: what the external potentials are drawn from.
+        limits: what a sample must satisfy to count.
+    """
+
+    potential: KohnShamPotential
+    seeds: Int[Array, "*batch"]
+    mixture: tuple[PotentialKind, ...]
+    limits: Limits
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["density", "tau", "psi", "grad_psi", "energy", "x", "gradient", "real"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class Targets:
+    """Densities with everything that is known about their kinetic energy; leading axes are samples.
+
+    Attributes:
+        density: on the grid.
+        tau: kinetic energy density in hartree/bohr³.
+        psi: √n on the grid; of one orbital, with its sign.
+        grad_psi: its gradient.
+        energy: T_s in hartree.
+        x: coefficients of √n in orthonormal functions.
+        gradient: derivative of T_s along 2√n u_k in hartree; NaN where there is none.
+        real: whether the sample counts.
+    """
+
+    density: GridDensity
+    tau: Float[Array, "*batch points"]
+    psi: Float[Array, "*batch points"]
+    grad_psi: Float[Array, "*batch points 3"]
+    energy: Float[Array, "*batch"]
+    x: Float[Array, "*batch functions"]
+    gradient: Float[Array, "*batch functions"]
+    real: Bool[Array, "*batch"]
+
+
+_SHARED = ("charges", "orbital_basis", "density_basis")
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[
+        "charges",
+        "orbital_basis",
+        "density_basis",
+        "positions",
+        "points",
+        "weights",
+        "orbital_transform",
+        "orbital_kinetic_eigenvalues",
+        "density_transform",
+        "density_kinetic_eigenvalues",
+        "kinetic",
+        "attraction",
+        "labels",
+    ],
+    meta_fields=["n_electrons"],
+)
+@dataclass(frozen=True)
+class Group:
+    """Some geometries of one family with some samples each; the first three arrays are shared.
+
+    Attributes:
+        charges: nuclear charges.
+        orbital_basis: functions of the orbitals.
+        density_basis: functions of √n.
+        positions: nuclear positions in bohr.
+        points: grid points in bohr.
+        weights: quadrature weights in bohr³.
+        orbital_transform: see `FunctionSpace`.
+        orbital_kinetic_eigenvalues: see `FunctionSpace`.
+        density_transform: see `FunctionSpace`.
+        density_kinetic_eigenvalues: see `FunctionSpace`.
+        kinetic: T_μν in hartree.
+        attraction: ⟨χ_μ| 1 / |r - R_A| |χ_ν⟩.
+        labels: of the samples, stored or fresh.
+        n_electrons: number of electrons.
+    """
+
+    charges: Charges
+    orbital_basis: Basis
+    density_basis: Basis
+    positions: Float[Array, "*batch atoms 3"]
+    points: Float[Array, "*batch points 3"]
+    weights: Float[Array, "*batch points"]
+    orbital_transform: Float[Array, "*batch functions functions"]
+    orbital_kinetic_eigenvalues: Float[Array, "*batch functions"]
+    density_transform: Float[Array, "*batch density_functions density_functions"]
+    density_kinetic_eigenvalues: Float[Array, "*batch density_functions"]
+    kinetic: Float[Array, "*batch functions functions"]
+    attraction: Float[Array, "*batch atoms functions functions"]
+    labels: StoredLabels | FreshLabels
+    n_electrons: int
+
+    def map_axes(self, shared: Any, batched: Any) -> "Group":
+        """The same tree with one value for shared arrays and one for those of each geometry."""
+        values = {
+            name: jax.tree.map(lambda _, value=value: value, getattr(self, name))
+            for name, value in self._fields(shared, batched)
+        }
+        return Group(**values, n_electrons=self.n_electrons)
+
+    def _fields(self, shared: Any, batched: Any) -> list[tuple[str, Any]]:
+        names = [field.name for field in fields(self) if field.name != "n_electrons"]
+        return [(name, shared if name in _SHARED else batched) for name in names]
+
+    @property
+    def space(self) -> OneElectronSpace:
+        """The arrays of one geometry, inside `jax.vmap`."""
+        return OneElectronSpace(
+            self.charges,
+            self.positions,
+            Grid(self.points, self.weights),
+            FunctionSpace(
+                self.orbital_basis, self.orbital_transform, self.orbital_kinetic_eigenvalues
+            ),
+            FunctionSpace(
+                self.density_basis, self.density_transform, self.density_kinetic_eigenvalues
+            ),
+            self.kinetic,
+            self.attraction,
+            self.n_electrons,
+        )
+
+    def targets(self) -> Targets:
+        """All samples of one geometry, inside `jax.vmap`."""
+        space = self.space
+        if isinstance(self.labels, StoredLabels):
+            return jax.vmap(partial(_read, space))(self.labels)
+        labels = self.labels
+        return jax.vmap(
+            lambda seed: _draw(space, labels.potential, seed, labels.mixture, labels.limits)
+        )(labels.seeds)
+
+
+def over_geometries(
+    function: Callable[[Any, Group], tuple[Any, Any]], start: Any, group: Group
+) -> tuple[Any, Any]:
+    """`jax.lax.scan` over the geometries of a group."""
+    batched: dict[str, Any] = {}
+    shared: dict[str, Any] = {}
+    for name, is_shared in group._fields(True, False):
+        (shared if is_shared else batched)[name] = getattr(group, name)
+
+    def body(carry: Any, part: dict[str, Any]) -> tuple[Any, Any]:
+        return function(carry, Group(**shared, **part, n_electrons=group.n_electrons))
+
+    return jax.lax.scan(body, start, batched)
+
+
+def _read(space: OneElectronSpace, labels: StoredLabels) -> Targets:
+    n, grad_n, tau = sample_orbitals(space, jnp.asarray(labels.orbitals))
+    density = GridDensity(n, grad_n)
+    psi, grad_psi = amplitude(space, jnp.asarray(labels.orbitals), density)
+    return Targets(
+        density,
+        tau,
+        psi,
+        grad_psi,
+        jnp.asarray(labels.kinetic_energy),
+        jnp.asarray(labels.sqrt_coefficients),
+        jnp.asarray(labels.potential_gradient),
+        jnp.asarray(True),
+    )
+
+
+def _draw(
+    space: OneElectronSpace,
+    potential: KohnShamPotential,
+    seed: Array,
+    mixture: tuple[PotentialKind, ...],
+    limits: Limits,
+) -> Targets:
+    key = jax.random.key(seed, impl="threefry2x32")
+    perturbation = draw_perturbation(key, mixture, space.charges, space.positions)
+    labels = ground_state_labels(space, potential, perturbation)
+    density = GridDensity(labels.n, labels.grad_n)
+    psi, grad_psi = amplitude(space, labels.orbitals[:, : space.occupied], density)
+    good = (
+        (labels.gap > limits.gap)
+        & (jnp.abs(labels.kinetic_error) < limits.kinetic)
+        & (jnp.abs(labels.electron_error) < limits.electrons)
+        & (labels.sqrt_fit_error < limits.sqrt_fit)
+    )
+    return Targets(
+        density,
+        labels.tau,
+        psi,
+        grad_psi,
+        labels.kinetic_energy,
+        labels.sqrt_coefficients,
+        labels.potential_gradient,
+        good,
+    )
+
+
+class GroupReader:
+    """Makes groups of the geometries of a data set; keeps what it has read.
+
+    Args:
+        dataset: a data set or a selection of it.
+        fresh: leave the stored samples alone and draw new potentials.
+    """
+
+    def __init__(self, dataset: Dataset, fresh: bool = False):
+        self.dataset, self.fresh = dataset, fresh
+        self.numbers = dict(dataset.by_geometry())
+        self.families = {
+            name: tuple(g for g in self.numbers if dataset.record(g).family == name)
+            for name in dataset.families
+        }
+        self._potentials: dict[int, KohnShamPotential] = {}
+
+    def read(self, geometries: Sequence[int], samples: np.ndarray) -> Group:
+        """A group.
+
+        Args:
+            geometries: indices of geometries of one family.
+            samples: numbers of samples of each geometry, or seeds of fresh ones, as an array
+                (geometries, samples).
+        """
+        with jax.enable_x64(True):
+            return self._read(geometries, samples)
+
+    def _read(self, geometries: Sequence[int], samples: np.ndarray) -> Group:
+        records = [self.dataset.record(int(g)) for g in geometries]
+        family = self.dataset.family(records[0].family)
+
+        def stack(name: str) -> Array:
+            return jnp.asarray(np.stack([getattr(record, name) for record in records]))
+
+        positions = stack("positions")
+        return Group(
+            family.charges,
+            family.orbital_basis,
+            family.density_basis,
+            positions,
+            positions[:, family.grid_owner] + family.grid_offsets,
+            stack("grid_weights"),
+            stack("orbital_transform"),
+            stack("orbital_kinetic_eigenvalues"),
+            stack("density_transform"),
+            stack("density_kinetic_eigenvalues"),
+            stack("kinetic"),
+            stack("attraction"),
+            self._fresh(geometries, samples)
+            if self.fresh
+            else _stored(records, samples, family.n_electrons // 2),
+            family.n_electrons,
+        )
+
+    def _fresh(self, geometries: Sequence[int], seeds: np.ndarray) -> FreshLabels:
+        for geometry in geometries:
+            if geometry not in self._potentials:
+                self._potentials[geometry] = self.dataset.potential(int(geometry))
+        potentials = [self._potentials[geometry] for geometry in geometries]
+        config = self.dataset.config
+        return FreshLabels(
+            jax.tree.map(lambda *leaves: jnp.stack(leaves), *potentials),
+            jnp.asarray(seeds),
+            config.potentials,
+            config.limits,
+        )
+
+
+def _stored(records: list[GeometryRecord], samples: np.ndarray, occupied: int) -> StoredLabels:
+    def stack(name: str) -> Array:
+        pairs = zip(records, samples, strict=True)
+        return jnp.asarray(np.stack([getattr(record, name)[numbers] for record, numbers in pairs]))
+
+    return StoredLabels(
+        stack("orbitals")[..., :occupied],
+        stack("kinetic_energy"),
+        stack("sqrt_coefficients"),
+        stack("potential_gradient"),
+    )

@@ -1,0 +1,374 @@
+"""The training run: steps, validation, checkpoints, metrics; goes on where it was stopped."""
+
+import csv
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from kineticnet_jax.data.dataset import Dataset
+from kineticnet_jax.errors import IncompleteError, InputError, unknown_name
+from kineticnet_jax.files import complete_file, write_json
+from kineticnet_jax.functionals.learned import LearnedFunctional, Provenance
+from kineticnet_jax.functionals.storage import read_functional, save_functional
+from kineticnet_jax.nn.network import KineticNet
+from kineticnet_jax.train.checkpoint import Checkpoints
+from kineticnet_jax.train.config import TrainConfig
+from kineticnet_jax.train.groups import Group, GroupReader
+from kineticnet_jax.train.loss import validation_errors
+from kineticnet_jax.train.step import (
+    AXIS,
+    TrainState,
+    initial_state,
+    make_optimizer,
+    make_step,
+)
+
+logger = logging.getLogger(__name__)
+
+RUN, METRICS, VALIDATION = "run.json", "metrics.csv", "validation.csv"
+CHECKPOINTS, BEST, LAST = "checkpoints", "best", "last"
+FAILED = "failed_batch.npz"
+
+METRIC_NAMES = (
+    "step",
+    "loss",
+    "energy",
+    "tau",
+    "potential",
+    "gradient_norm",
+    "samples_per_second",
+    "seconds",
+)
+VALIDATION_NAMES = ("step", "family", "samples", "energy", "largest", "tau", "potential", "median")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a callback of `train` is told.
+
+    Attributes:
+        step: steps done.
+        steps: steps there will be.
+        metrics: means since the last report, by the names of METRIC_NAMES; losses in millihartree.
+        best: the best validation so far: mean over families of the errors of energy and potential
+            in millihartree.
+    """
+
+    step: int
+    steps: int
+    metrics: dict[str, float]
+    best: float
+
+
+def train(
+    config: TrainConfig,
+    dataset: Dataset,
+    folder: str | Path,
+    callback: Callable[[Progress], None] | None = None,
+    devices: list[jax.Device] | None = None,
+) -> LearnedFunctional:
+    """Trains a network on the training split of a data set, or goes on with a run.
+
+    The folder holds the configuration, the metrics, checkpoints, and the functional with the least
+    error on the validation split ("best") and that of the last step ("last"). Batches and random
+    numbers follow from the seed and the step, so that a run that was killed goes on as if nothing
+    had happened. The test split is not read.
+
+    Args:
+        config: what is trained.
+        dataset: with training and validation geometries.
+        folder: of the run.
+        callback: called every `log_every` steps.
+        devices: over which the geometries of a step are spread; by default the first one.
+
+    Returns:
+        The functional with the least error on the validation split.
+
+    Raises:
+        InputError: if data and configuration do not fit together, or the folder holds something
+            else, another run, or a damaged checkpoint.
+        IncompleteError: if the loss is not finite; the batch is saved.
+    """
+    config.check()
+    folder = Path(folder)
+    run = _Run(config, dataset, folder, devices)
+    return run.go(callback)
+
+
+class _Run:
+    def __init__(
+        self,
+        config: TrainConfig,
+        dataset: Dataset,
+        folder: Path,
+        devices: list[jax.Device] | None,
+    ):
+        self.config, self.dataset, self.folder = config, dataset, folder
+        self.mesh = None if devices is None else Mesh(np.array(devices), (AXIS,))
+        if self.mesh is not None and config.geometries % self.mesh.size:
+            raise InputError(
+                f"geometries in a step must be a multiple of the {self.mesh.size} devices, "
+                f"but are {config.geometries}"
+            )
+        self.train_data = self._select("train")
+        self.validation_data = self._select("validation")
+        self.training = GroupReader(self.train_data, fresh=config.source == "fresh")
+        self.validation = GroupReader(self.validation_data)
+        for name in config.families:
+            if name not in self.training.families:
+                raise unknown_name("family", name, self.training.families)
+        charges = [dataset.family(name).charges for name in self.training.families]
+        elements = tuple(sorted({int(z) for row in charges for z in row}))
+        self.network = config.network.config(elements, config.target)
+        self.template = LearnedFunctional(self.network, provenance=self._provenance())
+        self._prepare_folder()
+
+    def _select(self, split: str) -> Dataset:
+        part = self.dataset.select(split=split, kind=self.config.kinds or None)
+        if len(part) == 0:
+            raise InputError(f"{self.dataset.path}: has no {split} samples, training needs them")
+        return part
+
+    def _provenance(self) -> Provenance:
+        data, config = self.dataset.config, self.config
+        details = {
+            "xc": data.xc,
+            "basis": data.basis,
+            "density basis": data.density_basis or "",
+            "families": ", ".join(self.dataset.families),
+            "data": data.to_json(),
+            "training": config.to_json(),
+            "version": metadata.version("kineticnet-jax"),
+        }
+        return Provenance(config.name, tuple(details.items()))
+
+    def _prepare_folder(self) -> None:
+        """Makes the folder of a new run, or checks that it holds this one."""
+        content = {
+            "format": "kineticnet_jax run",
+            "training": dataclasses.asdict(self.config),
+            "data": dataclasses.asdict(self.dataset.config),
+        }
+        content = json.loads(json.dumps(content))
+        place = self.folder / RUN
+        if place.is_file():
+            try:
+                known = json.loads(place.read_text(encoding="utf-8"))
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise InputError(f"{place}: damaged ({error}); give another folder") from None
+            different = [key for key in content if known.get(key) != content[key]]
+            if different:
+                raise InputError(
+                    f"{self.folder}: holds a run with other settings ({', '.join(different)}); "
+                    "give another folder"
+                )
+            return
+        if self.folder.exists() and any(self.folder.iterdir()):
+            raise InputError(f"{self.folder}: exists and holds no run; give another folder")
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be made ({error.strerror})") from None
+        write_json(place, content)
+
+    def batch(self, step: int) -> Group:
+        """The samples of a step, the same whenever it is asked for."""
+        config = self.config
+        random = np.random.default_rng([config.seed, step])
+        names = list(config.families or self.training.families)
+        sizes = {name: len(self.training.families[name]) for name in names}
+        weights = np.array([float((config.families or sizes)[name]) for name in names])
+        family = self.training.families[names[random.choice(len(names), p=weights / weights.sum())]]
+        few = len(family) < config.geometries
+        chosen = random.choice(family, config.geometries, replace=few)
+        if config.source == "fresh":
+            samples = random.integers(2**32, size=(config.geometries, config.samples))
+        else:
+            samples = np.array([self._some(random, int(g)) for g in chosen])
+        return self.training.read([int(g) for g in chosen], samples)
+
+    def _some(self, random: np.random.Generator, geometry: int) -> np.ndarray:
+        numbers = self.training.numbers[geometry]
+        few = len(numbers) < self.config.samples
+        return random.choice(numbers, self.config.samples, replace=few)
+
+    def go(self, callback: Callable[[Progress], None] | None) -> LearnedFunctional:
+        config = self.config
+        with jax.enable_x64(True):
+            params = KineticNet(self.network).init(jax.random.key(config.seed))
+            params = jax.tree.map(lambda x: x.astype(config.precision), params)
+            optimizer = make_optimizer(config.optimizer, config.steps)
+            state = initial_state(optimizer, params)
+            checkpoints = Checkpoints(self.folder / CHECKPOINTS)
+            state = checkpoints.latest(state) or state
+            step = make_step(
+                self.template,
+                optimizer,
+                config.weights,
+                config.optimizer.average,
+                self.mesh,
+                config.precision,
+                config.at_a_time,
+            )
+            try:
+                state = self._steps(state, step, checkpoints, callback)
+            finally:
+                checkpoints.close()
+        return read_functional(self.folder / BEST)
+
+    def _steps(
+        self,
+        state: TrainState,
+        step: Callable[[TrainState, Group], tuple[TrainState, dict[str, jax.Array]]],
+        checkpoints: Checkpoints,
+        callback: Callable[[Progress], None] | None,
+    ) -> TrainState:
+        config = self.config
+        metrics = _Table(self.folder / METRICS, METRIC_NAMES, int(state.step))
+        validation = _Table(self.folder / VALIDATION, VALIDATION_NAMES, int(state.step))
+        before = float(metrics.rows[-1]["seconds"]) if metrics.rows else 0.0
+        best = min(_scores(validation.rows).values(), default=float("inf"))
+        recent: list[dict[str, jax.Array]] = []
+        start = last = time.perf_counter()
+        while (done := int(state.step)) < config.steps:
+            state, values = step(state, self.batch(done))
+            recent.append(values)
+            done += 1
+            if done % config.log_every == 0 or done == config.steps:
+                self._check_finite(done - len(recent), recent, checkpoints)
+                now = time.perf_counter()
+                samples = len(recent) * config.geometries * config.samples
+                row = {key: float(np.mean([m[key] for m in recent])) for key in METRIC_NAMES[1:6]}
+                row["samples_per_second"] = samples / (now - last)
+                row["seconds"] = before + now - start
+                metrics.add({"step": done} | row)
+                recent, last = [], now
+                if callback is not None:
+                    callback(Progress(done, config.steps, row, best))
+            if done % config.validate_every == 0 or done == config.steps:
+                rows = self._validate(state)
+                for row in rows:
+                    validation.add(row)
+                score = _scores(rows)[done]
+                functional = self._functional(state, rows)
+                if score < best:
+                    best = score
+                    save_functional(functional, self.folder / BEST)
+                save_functional(functional, self.folder / LAST)
+                last = time.perf_counter()
+            if done % config.checkpoint_every == 0 or done == config.steps:
+                checkpoints.save(state)
+        return state
+
+    def _check_finite(
+        self, first: int, recent: list[dict[str, jax.Array]], checkpoints: Checkpoints
+    ) -> None:
+        """Stops at a loss that is not finite, with the batch saved."""
+        for i, values in enumerate(recent):
+            if values["finite"]:
+                continue
+            group = self.batch(first + i)
+            place = self.folder / FAILED
+            leaves, _ = jax.tree_util.tree_flatten_with_path(group)
+            with complete_file(place) as temporary:
+                np.savez(
+                    temporary,
+                    **{jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves},  # type: ignore[arg-type]
+                )
+            raise IncompleteError(
+                f"step {first + i + 1}: the loss or its gradient is not a number; the batch is in "
+                f"{place}, the checkpoints before it in {checkpoints.folder}: look at the batch, "
+                "and try a smaller learning rate"
+            )
+
+    def _validate(self, state: TrainState) -> list[dict[str, Any]]:
+        """Errors on the validation split in millihartree, a row for each family."""
+        rows = []
+        for family, geometries in self.validation.families.items():
+            parts = []
+            for geometry in geometries:
+                numbers = np.resize(
+                    self.validation.numbers[geometry], self.config.validation_samples
+                )
+                group = self.validation.read([geometry], numbers[None])
+                parts.append(
+                    validation_errors(self.template, state.averaged, group, self.config.precision)
+                )
+            errors = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+            energy, potential = 1e3 * np.abs(errors.energy), 1e3 * np.asarray(errors.potential)
+            rows.append(
+                {
+                    "step": int(state.step),
+                    "family": family,
+                    "samples": energy.size,
+                    "energy": float(energy.mean()),
+                    "largest": float(energy.max()),
+                    "tau": float(1e3 * errors.tau.mean()),
+                    "potential": float(potential.mean()),
+                    "median": float(np.median(potential)),
+                }
+            )
+        return rows
+
+    def _functional(self, state: TrainState, rows: list[dict[str, Any]]) -> LearnedFunctional:
+        """The functional of a state, with its averaged parameters."""
+        params = jax.tree.map(lambda x: np.asarray(x, dtype=np.float32), state.averaged)
+        details = dict(self.template.provenance.details)
+        details["steps"] = str(int(state.step))
+        for row in rows:
+            details[f"validation error, {row['family']}"] = (
+                f"T_s MAE {row['energy']:.3g} mHa, potential {row['potential']:.3g} mHa"
+            )
+        provenance = Provenance(self.config.name, tuple(details.items()))
+        return replace(self.template, params=params, provenance=provenance)
+
+
+def _scores(rows: list[dict[str, Any]]) -> dict[int, float]:
+    """Mean over families of the errors of energy and potential for each step."""
+    steps = {int(row["step"]) for row in rows}
+    return {
+        step: float(
+            np.mean(
+                [
+                    float(row["energy"]) + float(row["potential"])
+                    for row in rows
+                    if int(row["step"]) == step
+                ]
+            )
+        )
+        for step in steps
+    }
+
+
+class _Table:
+    """A CSV file that grows row by row; rows of steps that will be done again are dropped."""
+
+    def __init__(self, path: Path, names: tuple[str, ...], step: int):
+        self.path, self.names = path, names
+        self.rows: list[dict[str, Any]] = []
+        if path.is_file():
+            with path.open(newline="", encoding="utf-8") as file:
+                complete = [row for row in csv.DictReader(file) if None not in row.values()]
+            self.rows = [row for row in complete if int(row["step"]) <= step]
+        with complete_file(path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Appends a row."""
+        shown = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
+        self.rows.append(row)
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self.names).writerow(shown)

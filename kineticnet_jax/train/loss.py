@@ -1,0 +1,228 @@
+"""Errors and losses of a learned functional: energy, kinetic energy density and potential."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from kineticnet_jax.density import KAPPA
+from kineticnet_jax.functionals.kinetic import von_weizsaecker
+from kineticnet_jax.functionals.learned import LearnedFunctional
+from kineticnet_jax.grid import Grid, GridDensity
+from kineticnet_jax.molecule import Molecule
+from kineticnet_jax.nn.network import Params
+from kineticnet_jax.quadrature import integrate
+from kineticnet_jax.system import evaluate_flat
+from kineticnet_jax.train.groups import Group, Targets, over_geometries
+from kineticnet_jax.types import Scalar
+
+CHUNK = 1 << 14
+"""Points processed together: whole grids of small molecules, as training keeps filters anyway."""
+
+MILLIHARTREE = 1e-3
+"""In hartree."""
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["energy", "tau", "potential", "real"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class Errors:
+    """Errors of a functional at densities with known labels, one entry for each sample.
+
+    Attributes:
+        energy: T_s minus the label in hartree.
+        tau: ∫|τ - label| dr in hartree, zero for a functional without kinetic energy density.
+        potential: error of δT_s/δn as an energy in hartree, see `residual_energy`; zero where
+            there is no label.
+        real: whether the sample counts.
+    """
+
+    energy: Float[Array, "*batch"]
+    tau: Float[Array, "*batch"]
+    potential: Float[Array, "*batch"]
+    real: Bool[Array, "*batch"]
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """How much each error counts; all errors are in millihartree.
+
+    The loss of a sample is energy · (√(1 + ΔT²) - 1) + tau · ∫|Δτ| dr + potential · ΔV: squares of
+    small energy errors, absolute values of large ones.
+
+    Attributes:
+        energy: weight of the kinetic energy.
+        tau: weight of the kinetic energy density.
+        potential: weight of the potential.
+    """
+
+    energy: float = 1.0
+    tau: float = 0.1
+    potential: float = 1.0
+
+
+def loss_of(errors: Errors, weights: LossWeights) -> tuple[Scalar, dict[str, Scalar]]:
+    """The loss and its terms in millihartree, summed over the samples that count.
+
+    Returns:
+        The loss, and the absolute error of the energy and the errors of τ and of the potential
+        under the names of `LossWeights`.
+    """
+
+    def total(values: Float[Array, "*batch"]) -> Scalar:
+        return jnp.sum(jnp.where(errors.real, values, 0)) / MILLIHARTREE
+
+    robust = MILLIHARTREE * (jnp.sqrt(1 + (errors.energy / MILLIHARTREE) ** 2) - 1)
+    terms = {
+        "energy": total(jnp.abs(errors.energy)),
+        "tau": total(errors.tau),
+        "potential": total(errors.potential),
+    }
+    loss = (
+        weights.energy * total(robust)
+        + weights.tau * terms["tau"]
+        + weights.potential * terms["potential"]
+    )
+    return loss, terms
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["functional", "molecule", "grid", "functions", "kinetic_eigenvalues"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class Site:
+    """What all samples of a geometry share, in the precision of the functional.
+
+    Attributes:
+        functional: bound to the geometry.
+        molecule: charges and positions.
+        grid: quadrature points and weights.
+        functions: the orthonormal functions u_k of √n on the grid, values and derivatives flat.
+        kinetic_eigenvalues: their kinetic energies in hartree.
+    """
+
+    functional: LearnedFunctional
+    molecule: Molecule
+    grid: Grid
+    functions: Float[Array, "functions samples"]
+    kinetic_eigenvalues: Float[Array, "functions"]
+
+
+def prepare_geometry(
+    functional: LearnedFunctional, group: Group, dtype: np.typing.DTypeLike
+) -> tuple[Site, Targets]:
+    """What the errors at the densities of one geometry need; nothing depends on the parameters.
+
+    Args:
+        functional: to be judged.
+        group: one geometry, without a leading axis; labels are made in float64.
+        dtype: precision of the functional.
+    """
+    space = group.space
+    targets = group.targets()
+    grid = _cast(space.grid, dtype)
+    molecule = Molecule(space.charges, space.positions)
+    samples = evaluate_flat(space.density.functions, space.positions, space.grid.points)
+    functions = space.density.transform.T @ samples
+    if functional.target == "pauli":
+        targets = jax.vmap(partial(_pauli_part, space.grid, functions))(targets)
+    eigenvalues = space.density.kinetic_eigenvalues
+    bound = functional.bind_traced(molecule, grid, CHUNK)
+    return Site(bound, molecule, grid, *_cast((functions, eigenvalues), dtype)), targets
+
+
+def sample_errors(site: Site, params: Params, targets: Targets, potentials: bool = True) -> Errors:
+    """Errors at one density; pure and differentiable.
+
+    Args:
+        site: of its geometry.
+        params: of the network.
+        targets: the density and its labels.
+        potentials: whether the error of the potential is evaluated, most of the work.
+    """
+    grid, dtype = site.grid, site.grid.weights.dtype
+    functional = replace(site.functional, params=params)
+    known = _cast(targets, dtype)
+
+    def energy(density: GridDensity) -> tuple[Scalar, Scalar]:
+        total, tau = functional.remainder_and_density(site.molecule, grid, density)
+        if tau is None:
+            return total, jnp.zeros((), dtype)
+        return total, jnp.vdot(grid.weights, jnp.abs(tau - known.tau))
+
+    potential = jnp.zeros((), dtype)
+    if potentials:
+        (value, wrong), slope = jax.value_and_grad(energy, has_aux=True)(known.density)
+        potential = _potential_error(slope, known, site.functions, site.kinetic_eigenvalues)
+    else:
+        value, wrong = energy(known.density)
+    # In the precision of the label, as both numbers are large.
+    error = value.astype(targets.energy.dtype) - targets.energy
+    return Errors(error.astype(dtype), wrong, potential, targets.real)
+
+
+def _potential_error(
+    slope: GridDensity,
+    known: Targets,
+    functions: Float[Array, "functions samples"],
+    kinetic_eigenvalues: Float[Array, "functions"],
+) -> Scalar:
+    """The residual of the derivative along 2ψ u_k as an energy, without the direction of ψ."""
+    psi, grad_psi, x = known.psi, known.grad_psi, known.x
+    value = 2 * (slope.n * psi + jnp.sum(slope.grad_n * grad_psi, axis=1))
+    vector = 2 * psi * slope.grad_n.T
+    action = functions @ jnp.concatenate([value, vector.reshape(-1)])
+    action -= x * jnp.vdot(x, action) / jnp.vdot(x, x)
+    labelled = jnp.all(jnp.isfinite(known.gradient))
+    residual = jnp.where(labelled, action - jnp.where(labelled, known.gradient, 0), 0)
+    return jnp.vdot(0.25 / (kinetic_eigenvalues + KAPPA), residual**2)
+
+
+def _pauli_part(
+    grid: Grid, functions: Float[Array, "functions samples"], targets: Targets
+) -> Targets:
+    """The labels of T_s - T_vW. In ∫(τ - τ_vW) dr the quadrature errors of the cores cancel."""
+    tau = targets.tau - von_weizsaecker(targets.density.n, targets.density.grad_n)
+    slopes = jnp.concatenate([jnp.zeros((1, len(tau))), targets.grad_psi.T]) * grid.weights
+    # dT_vW/dψ = -∇²ψ, in weak form ∫∇ψ·∇u_k dr.
+    along = functions @ slopes.reshape(-1)
+    along -= targets.x * jnp.vdot(targets.x, along) / jnp.vdot(targets.x, targets.x)
+    return replace(
+        targets, tau=tau, energy=integrate(grid.weights, tau), gradient=targets.gradient - along
+    )
+
+
+def _cast(tree: Any, dtype: np.typing.DTypeLike) -> Any:
+    """Arrays of floating-point numbers in another precision."""
+    return jax.tree.map(
+        lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+    )
+
+
+@partial(jax.jit, static_argnames="dtype")
+def validation_errors(
+    functional: LearnedFunctional, params: Params, group: Group, dtype: str
+) -> Errors:
+    """Errors at all samples of a group, of shape (geometries, samples).
+
+    Args:
+        functional: whose parameters are replaced.
+        params: of the network.
+        group: the samples.
+        dtype: precision of the functional.
+    """
+
+    def geometry(_: None, part: Group) -> tuple[None, Errors]:
+        site, targets = prepare_geometry(functional, part, dtype)
+        return None, jax.lax.map(partial(sample_errors, site, params), targets)
+
+    return over_geometries(geometry, None, group)[1]

@@ -1,0 +1,63 @@
+"""The picture of a training run."""
+
+import csv
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from kineticnet_jax.files import complete_file
+from kineticnet_jax.train.loop import METRICS, VALIDATION
+
+# The colour-blind safe palette of M. Okabe and K. Ito (2008).
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+CHEMICAL_ACCURACY = 1.594
+"""1 kcal/mol in millihartree."""
+
+
+def plot_training(folder: Path) -> Figure:
+    """Errors of a run against the step: on training batches, and on the validation split.
+
+    Args:
+        folder: of the run.
+    """
+    metrics, validation = (_read(folder / name) for name in (METRICS, VALIDATION))
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    steps = [float(row["step"]) for row in metrics]
+    for name, label, color in (
+        ("energy", "|ΔT$_s$|", COLORS[0]),
+        ("tau", "∫|Δτ| dr", COLORS[4]),
+        ("potential", "potential, as energy", COLORS[1]),
+    ):
+        values = [float(row[name]) for row in metrics]
+        left.semilogy(steps, values, color=color, lw=0.8, label=label)
+    left.set(title="training batches", xlabel="step", ylabel="mean error (mHa)")
+    families = list(dict.fromkeys(row["family"] for row in validation))
+    for family, color in zip(families, COLORS * (len(families) // len(COLORS) + 1), strict=False):
+        rows = [row for row in validation if row["family"] == family]
+        x = [float(row["step"]) for row in rows]
+        right.semilogy(
+            x, [float(row["energy"]) for row in rows], "o-", color=color, ms=3, label=family
+        )
+        right.semilogy(x, [float(row["potential"]) for row in rows], "--", color=color, lw=1)
+    right.set(
+        title="validation: T$_s$ (lines), potential (dashes)",
+        xlabel="step",
+        ylabel="mean error (mHa)",
+    )
+    for axes in (left, right):
+        axes.axhline(CHEMICAL_ACCURACY, color="0.6", lw=0.8, ls=":")
+        axes.legend(frameon=False, fontsize="small")
+    return figure
+
+
+def write_training_figure(folder: Path) -> None:
+    """`plot_training` as training.png in the folder of the run."""
+    with complete_file(folder / "training.png") as temporary:
+        plot_training(folder).savefig(temporary, dpi=150)
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

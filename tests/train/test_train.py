@@ -1,0 +1,292 @@
+"""Training: losses against independent ones, resuming, several devices, and what goes wrong."""
+
+import csv
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from datasets import write_dataset
+
+import kineticnet_jax as kn
+from kineticnet_jax.data.config import DataConfig, Family, config_from_json
+from kineticnet_jax.errors import IncompleteError, InputError
+from kineticnet_jax.evaluate import sample_errors
+from kineticnet_jax.functionals.learned import LearnedFunctional
+from kineticnet_jax.nn.convolution import Filters
+from kineticnet_jax.nn.network import KineticNet
+from kineticnet_jax.train.config import NetworkChoice, TrainConfig, load_train_config
+from kineticnet_jax.train.groups import GroupReader
+from kineticnet_jax.train.loop import BEST, CHECKPOINTS, METRICS, RUN, train
+from kineticnet_jax.train.loss import validation_errors
+
+H2 = Family("H2", "H\nH 1 r", 10, variables={"r": (0.6, 1.2)})
+HE = Family("He", "He", 10)
+DATA = DataConfig(
+    "tiny",
+    (H2, HE),
+    potentials_per_geometry=3,
+    grid_level=1,
+    basis="6-31g",
+)
+NETWORK = NetworkChoice(
+    "tiny",
+    filters=Filters((4, 2), last=50.0),
+    channels=4,
+    features=4,
+    interactions=1,
+    hidden=4,
+    vectors=2,
+)
+CONFIG = TrainConfig(
+    "tiny",
+    steps=12,
+    network=NETWORK,
+    samples=2,
+    log_every=2,
+    validate_every=4,
+    validation_samples=2,
+    checkpoint_every=4,
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_dataset(DATA, tmp_path_factory.mktemp("data") / "tiny.h5")
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    train(CONFIG, kn.Dataset(data), folder)
+    return folder
+
+
+def rows(folder, name=METRICS):
+    with (folder / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def without_times(table):
+    return [{k: v for k, v in row.items() if "second" not in k} for row in table]
+
+
+def random_functional(target, inputs, dtype=np.float64):
+    network = dataclasses.replace(NETWORK, inputs=inputs).config((1, 2), target)
+    params = KineticNet(network).init(jax.random.key(3))
+    return LearnedFunctional(network, jax.tree.map(lambda x: x.astype(dtype), params))
+
+
+@pytest.mark.parametrize(("target", "inputs"), [("total", "density"), ("pauli", "gradient")])
+def test_errors_are_those_of_the_evaluation(data, target, inputs):
+    dataset = kn.Dataset(data).select("validation")
+    functional = random_functional(target, inputs)
+    expected = sample_errors(functional, dataset)
+    reader = GroupReader(dataset)
+    for geometry, numbers in reader.numbers.items():
+        group = reader.read([geometry], np.array([numbers]))
+        errors = validation_errors(functional, functional.params, group, "float64")
+        chosen = expected.geometry == geometry
+        energy = expected.energy[chosen]
+        if target == "pauli":
+            # The label is then integrated on the grid as well.
+            energy = energy - dataset.record(geometry).kinetic_error[numbers]
+        np.testing.assert_allclose(errors.energy[0], energy, rtol=1e-9, atol=1e-10)
+        np.testing.assert_allclose(
+            errors.potential[0], expected.potential[chosen], rtol=1e-9, atol=1e-15
+        )
+
+
+def test_error_of_the_kinetic_energy_density(data):
+    dataset = kn.Dataset(data).select("validation", "He")
+    functional = random_functional("total", "density")
+    reader = GroupReader(dataset)
+    (geometry, numbers), *_ = reader.numbers.items()
+    errors = validation_errors(
+        functional, functional.params, reader.read([geometry], np.array([numbers])), "float64"
+    )
+    sample = dataset[0]
+    grid = kn.Grid(*(jax.numpy.asarray(x) for x in (sample.points, sample.weights)))
+    density = kn.GridDensity(*(jax.numpy.asarray(x) for x in (sample.n, sample.grad_n)))
+    molecule = kn.Molecule(dataset.family("He").charges, dataset.record(geometry).positions)
+    tau = functional.energy_density(molecule, grid, density)
+    expected = sample.weights @ np.abs(tau - sample.tau)
+    assert errors.tau[0, 0] == pytest.approx(expected, rel=1e-10)
+
+
+def test_fresh_labels_are_exact(data):
+    dataset = kn.Dataset(data).select("train", "H2")
+    reader = GroupReader(dataset, fresh=True)
+    geometry = dataset.geometries[0]
+    group = reader.read([geometry], np.array([[7, 8, 9]]))
+    one = dataclasses.replace(
+        group,
+        **{
+            name: jax.tree.map(lambda x: x[0], getattr(group, name))
+            for name, shared in group._fields(True, False)
+            if not shared
+        },
+    )
+    targets = one.targets()
+    # Two electrons: T_s is von Weizsäcker's.
+    vw = 0.5 * np.sum(np.asarray(targets.grad_psi) ** 2, axis=2) @ np.asarray(one.weights)
+    np.testing.assert_allclose(targets.energy, vw, atol=2e-3)
+    t = np.asarray(one.density_kinetic_eigenvalues)
+    x = np.asarray(targets.x)
+    np.testing.assert_allclose(targets.energy, x**2 @ t, rtol=5e-5)
+    slope = 2 * x * t
+    slope -= x * np.sum(x * slope, axis=1, keepdims=True) / 2
+    np.testing.assert_allclose(targets.gradient, slope, atol=2e-3)
+    assert len(set(np.asarray(targets.energy).tolist())) == 3
+    assert np.all(targets.real)
+
+
+def test_a_run_learns_and_can_be_used(run, data):
+    table = rows(run)
+    assert [int(row["step"]) for row in table] == [2, 4, 6, 8, 10, 12]
+    assert float(table[-1]["loss"]) < float(table[0]["loss"])
+    functional = kn.load_functional(run / BEST)
+    assert functional.name == "tiny"
+    details = dict(functional.provenance.details)
+    assert details["xc"] == "blyp"
+    assert details["basis"] == "6-31g"
+    assert config_from_json(details["data"]) == DATA
+    system = kn.prepare(kn.Molecule.from_string("2\n\nH 0 0 0\nH 0 0 0.8"), "6-31g")
+    density = kn.initial_density(system, "hcore")
+    assert np.isfinite(kn.total_energy(system, functional)(density))
+
+
+def test_killed_run_goes_on_as_if_nothing_had_happened(run, data, tmp_path):
+    config = tmp_path / "config.toml"
+    config.write_text(to_toml(CONFIG))
+    assert load_train_config(config) == CONFIG
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "kineticnet_jax", "train", config, "--data", data]
+    process = subprocess.Popen([*map(str, command), "--out", str(folder)], start_new_session=True)
+    limit = time.monotonic() + 300
+    while not ((folder / METRICS).is_file() and len(rows(folder)) >= 3):
+        assert process.poll() is None
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (folder / BEST).is_dir() or len(rows(folder)) < 6
+    train(CONFIG, kn.Dataset(data), folder)
+    assert without_times(rows(folder)) == without_times(rows(run))
+    first, second = (kn.load_functional(place / BEST).params for place in (run, folder))
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def to_toml(config):
+    """The configuration as TOML; None is left out."""
+    lines = []
+
+    def text(value):
+        if isinstance(value, tuple):
+            return str(list(value))
+        return str(value).lower() if isinstance(value, bool) else repr(value)
+
+    def add(content, prefix):
+        here, later = [], []
+        for key, value in content.items():
+            if isinstance(value, dict):
+                later.append((key, value))
+            elif value is not None:
+                here.append(f"{key} = {text(value)}")
+        if prefix:
+            lines.append(f"[{prefix}]")
+        lines.extend(here)
+        for key, value in later:
+            add(value, f"{prefix}.{key}" if prefix else key)
+
+    add(dataclasses.asdict(config), "")
+    return "\n".join(lines)
+
+
+FOUR_DEVICES = """
+import dataclasses, sys
+import jax
+import numpy as np
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_enable_x64", True)
+sys.path[:0] = [{tests!r}, {here!r}]
+from test_train import *
+config = dataclasses.replace(CONFIG, geometries=4, samples=1, steps=2, log_every=1)
+config = dataclasses.replace(config, precision="float64")
+for name, devices in (("one", None), ("four", jax.devices())):
+    train(config, kn.Dataset({data!r}), {folder!r} + name, devices=devices)
+"""
+
+
+def test_four_devices_are_one(data, tmp_path):
+    here = os.path.dirname(__file__)
+    code = FOUR_DEVICES.format(
+        tests=os.path.dirname(here), here=here, data=str(data), folder=str(tmp_path) + "/"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=500)
+    one, four = rows(tmp_path / "one"), rows(tmp_path / "four")
+    for a, b in zip(one, four, strict=True):
+        for name in ("loss", "energy", "tau", "potential"):
+            assert float(a[name]) == pytest.approx(float(b[name]), rel=2e-6)
+
+
+def test_loss_that_is_not_finite_stops_the_run(data, tmp_path):
+    config = dataclasses.replace(
+        CONFIG, optimizer=dataclasses.replace(CONFIG.optimizer, learning_rate=1e38, warmup=0)
+    )
+    with pytest.raises(IncompleteError, match="the loss or its gradient is not a number"):
+        train(config, kn.Dataset(data), tmp_path / "run")
+    with np.load(tmp_path / "run" / "failed_batch.npz") as batch:
+        assert np.isfinite(batch[".weights"]).all()
+
+
+def test_other_run_in_the_folder(run, data, tmp_path):
+    with pytest.raises(InputError, match="holds a run with other settings \\(training\\)"):
+        train(dataclasses.replace(CONFIG, seed=1), kn.Dataset(data), run)
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(InputError, match="exists and holds no run"):
+        train(CONFIG, kn.Dataset(data), tmp_path)
+    assert (tmp_path / "letter.txt").read_text() == "dear"
+    assert (run / RUN).is_file()
+
+
+def test_damaged_checkpoint(run, data, tmp_path):
+    import shutil
+
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    largest = max(
+        (p for p in (folder / CHECKPOINTS / "12").rglob("*") if p.is_file()),
+        key=lambda p: p.stat().st_size,
+    )
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    with pytest.raises(InputError, match="12: damaged or of another network"):
+        train(CONFIG, kn.Dataset(data), folder)
+    shutil.rmtree(folder / CHECKPOINTS / "12")
+    train(CONFIG, kn.Dataset(data), folder)
+    assert without_times(rows(folder)) == without_times(rows(run))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"checkpoint_every": 3}, "checkpoint_every must be a multiple of log_every"),
+        ({"samples": 3, "at_a_time": 2}, "at_a_time must divide samples"),
+        ({"families": {"H3+": 1.0}}, "unknown family 'H3\\+'"),
+        ({"families": {"H2": 0.0}}, "weights of families must be positive"),
+        ({"kinds": ("none",)}, "unknown kind of potential 'none'"),
+        ({"network": NetworkChoice("large")}, "unknown network size 'large'"),
+        ({"network": NetworkChoice("tiny", hidden=0)}, "hidden must be at least 1"),
+    ],
+)
+def test_settings_that_make_no_sense(data, tmp_path, change, message):
+    with pytest.raises(InputError, match=message):
+        train(dataclasses.replace(CONFIG, **change), kn.Dataset(data), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -22,7 +22,7 @@ from kineticnet_jax.nn.network import SIZES, Geometry, KineticNet, NetworkConfig
 
 CONFIGS = {
     "pauli": network_config("tiny", (1, 2, 8), target="pauli", inputs="gradient", vectors=3),
-    "total": network_config("tiny", (1, 2, 8), target="total", inputs="density"),
+    "total": network_config("tiny", (1, 2, 8), target="total", inputs="density", vectors=2),
 }
 DTYPES = [np.float64, np.float32]
 TOLERANCES = {np.float64: 1e-10, np.float32: 1e-5}

@@ -1,4 +1,4 @@
-"""The command line: `kineticnet optimize`, `generate`, `fit`, `train` and `info`."""
+"""The command line: `kineticnet optimize`, `generate`, `fit`, `train`, `evaluate`, `info`."""
 
 import logging
 import os
@@ -89,6 +89,7 @@ Command = (
     | Annotated[cli_data.Generate, subcommand("generate")]
     | Annotated[cli_functionals.FitCommand, subcommand("fit")]
     | Annotated[cli_train.TrainCommand, subcommand("train")]
+    | Annotated[cli_train.EvaluateCommand, subcommand("evaluate")]
     | Annotated[Info, subcommand("info")]
 )
 
@@ -115,6 +116,8 @@ def main(arguments: list[str] | None = None) -> None:
             cli_functionals.fit(command, console)
         elif isinstance(command, cli_train.TrainCommand):
             cli_train.train_command(command, console)
+        elif isinstance(command, cli_train.EvaluateCommand):
+            cli_train.evaluate_command(command, console)
         elif command.file is not None:
             part = cli_functionals if command.file.is_dir() else cli_data
             part.info(command.file, command.json, console)

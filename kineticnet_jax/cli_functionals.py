@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from ase.data import chemical_symbols
 from rich.console import Console
 from rich.table import Table
@@ -20,7 +19,6 @@ from kineticnet_jax.files import check_writable, write_json
 from kineticnet_jax.functionals.base import Target
 
 if TYPE_CHECKING:
-    from kineticnet_jax.evaluate import SampleErrors
     from kineticnet_jax.fit import Fit
     from kineticnet_jax.functionals.learned import LearnedFunctional
 
@@ -56,6 +54,7 @@ class FitCommand:
 def fit(options: FitCommand, console: Console) -> None:
     """Fits, writes and tests a reference functional."""
     from kineticnet_jax.evaluate import sample_errors
+    from kineticnet_jax.evaluation_report import fixed_density_table
     from kineticnet_jax.fit import FitSettings, fit_moments
     from kineticnet_jax.functionals.storage import check_free, save_functional
 
@@ -87,7 +86,7 @@ def fit(options: FitCommand, console: Console) -> None:
         errors = sample_errors(
             result.functional, test, lambda done: bar.update(row, completed=done)
         )
-    table = error_table(errors)
+    table = fixed_density_table(errors)
     tested = {name: f"MAE {row['mae']:.3g} mHa" for name, row in table.items()}
     save_functional(_with_errors(result.functional, tested), options.out)
     _print_fit(result, table, console)
@@ -102,25 +101,6 @@ def fit(options: FitCommand, console: Console) -> None:
                 "test": table,
             },
         )
-
-
-def error_table(errors: "SampleErrors") -> dict[str, dict[str, float]]:
-    """Errors of T_s and of the potential in mHa, for each family."""
-    table = {}
-    for name in np.unique(errors.family):
-        chosen = errors.family == name
-        energy, potential = 1e3 * errors.energy[chosen], 1e3 * errors.potential[chosen]
-        known = potential[np.isfinite(potential)] if np.any(np.isfinite(potential)) else potential
-        table[str(name)] = {
-            "samples": float(np.sum(chosen)),
-            "mae": float(np.mean(np.abs(energy))),
-            "median": float(np.median(np.abs(energy))),
-            "percentile95": float(np.percentile(np.abs(energy), 95)),
-            "largest": float(np.max(np.abs(energy))),
-            "potential_mean": float(np.mean(known)),
-            "potential_median": float(np.median(known)),
-        }
-    return table
 
 
 def _with_errors(functional: "LearnedFunctional", errors: dict[str, str]) -> "LearnedFunctional":

@@ -1,14 +1,25 @@
-"""The command `kineticnet train`."""
+"""The commands `kineticnet train` and `kineticnet evaluate`."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from tyro.conf import Positional
 
 import kineticnet_jax as kn
+from kineticnet_jax import reference
+from kineticnet_jax.cli_data import progress_bar
+from kineticnet_jax.errors import unknown_name
 
 
 @dataclass(frozen=True)
@@ -26,7 +37,36 @@ class TrainCommand:
     out: Path
     """Folder of the run; if it holds the same run already, it goes on from the last checkpoint."""
     devices: int = 1
-    """Number of devices over which the geometries of a step are spread."""
+    """Number of devices over which the geometries of a step are spread: GPUs, or cores."""
+
+
+BASELINES = ("tf", "tf+vw", "lkt", "vw")
+"""Classical functionals every other one is shown beside."""
+
+
+@dataclass(frozen=True)
+class EvaluateCommand:
+    """Measure the errors of a functional on a data set, beside those of classical ones.
+
+    At the densities of the data set, and after optimizing the density of each of its geometries.
+    """
+
+    functional: Positional[str]
+    """Any kinetic energy functional: a name, or the folder of a learned one."""
+    data: Path
+    """HDF5 file written by `kineticnet generate`."""
+    out: Path
+    """Folder for report.md, errors.json and figures; a report that is there is replaced."""
+    split: str = "test"
+    """Geometries that are used: test, validation or train."""
+    guesses: tuple[str, ...] = ("sad",)
+    """Starting densities of the optimizations: sad, minao, hcore, random."""
+    seeds: int = 1
+    """Number of random starting densities, if they are among the guesses."""
+    fixed_only: bool = False
+    """Leave out the optimizations."""
+    alone: bool = False
+    """Leave out the classical functionals."""
 
 
 def train_command(options: TrainCommand, console: Console) -> None:
@@ -37,6 +77,8 @@ def train_command(options: TrainCommand, console: Console) -> None:
     from kineticnet_jax.train.plot import write_training_figure
 
     config = load_train_config(options.config)
+    # Has an effect on processors only: the cores as so many devices.
+    jax.config.update("jax_num_cpu_devices", max(options.devices, 1))
     available = jax.devices()
     if not 1 <= options.devices <= len(available):
         raise kn.InputError(f"devices must be 1 to {len(available)}, but is {options.devices}")
@@ -72,3 +114,65 @@ def train_command(options: TrainCommand, console: Console) -> None:
         if name.startswith("validation error") or name == "steps":
             console.print(f"{name}: {value}", highlight=False)
     console.print(f"written to {options.out / 'best'}", highlight=False)
+
+
+def evaluate_command(options: EvaluateCommand, console: Console) -> None:
+    """Measures the errors and writes the report."""
+    from kineticnet_jax.evaluate import optimization_errors, sample_errors
+    from kineticnet_jax.evaluation_report import (
+        fixed_density_table,
+        optimization_table,
+        write_report,
+    )
+
+    for guess in options.guesses:
+        if guess not in reference.GUESSES:
+            raise unknown_name("guess", guess, reference.GUESSES)
+    if options.seeds < 1:
+        raise kn.InputError(f"seeds must be at least 1, but is {options.seeds}")
+    if options.out.exists() and not (options.out / "report.md").is_file():
+        raise kn.InputError(f"{options.out}: exists and holds no report; give another folder")
+    functional = kn.load_functional(options.functional)
+    name = getattr(functional, "name", options.functional)
+    functionals = {name: functional}
+    if not options.alone:
+        functionals |= {other: kn.load_functional(other) for other in BASELINES}
+    dataset = kn.Dataset(options.data).select(split=options.split)
+    if len(dataset) == 0:
+        raise kn.InputError(f"{options.data}: has no {options.split} samples")
+    starts = [(guess, 0) for guess in options.guesses if guess != "random"]
+    if "random" in options.guesses:
+        starts += [("random", seed) for seed in range(options.seeds)]
+    options.out.mkdir(exist_ok=True)
+    optimized = {}
+    with progress_bar(console) as bar:
+        fixed = {}
+        for other, one in functionals.items():
+            row = bar.add_task(f"{other}, samples", total=len(dataset))
+            fixed[other] = sample_errors(one, dataset, partial(_show, bar, row))
+        if not options.fixed_only:
+            row = bar.add_task("optimizing, geometries", total=len(dataset.geometries))
+            optimized = optimization_errors(
+                functionals,
+                dataset,
+                tuple(starts),
+                callback=partial(_show, bar, row),
+            )
+    title = f"{name} on {dataset.config.name} ({options.split} geometries)"
+    write_report(options.out, title, fixed, optimized)
+    for other, errors in fixed.items():
+        total = list(fixed_density_table(errors).values())[-1]
+        text = f"{other}: T_s MAE {total['mae']:.3g} mHa"
+        text += f", potential {total['potential_mean']:.3g} mHa"
+        if other in optimized:
+            total = list(optimization_table(optimized[other]).values())[-1]
+            text += (
+                f"; optimized: E {total['mae']:.3g} mHa, ∫|Δn|/N {total['density_mean']:.2g}, "
+                f"{100 * total['converged']:.0f} % converged"
+            )
+        console.print(text, highlight=False)
+    console.print(f"written to {options.out}", highlight=False)
+
+
+def _show(bar: Progress, row: TaskID, done: int) -> None:
+    bar.update(row, completed=done)

@@ -1,5 +1,6 @@
-"""Errors of a functional at the densities of a data set."""
+"""Errors of a functional at the densities of a data set, and after optimizing densities on it."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +17,15 @@ from kineticnet_jax.data.labels import (
     project_on_functions,
     residual_energy,
 )
-from kineticnet_jax.functionals.base import Functional, bind_functional
-from kineticnet_jax.grid import GridDensity
+from kineticnet_jax.density import OrbitalDensity
+from kineticnet_jax.errors import InputError
+from kineticnet_jax.functionals.base import Functional, LocalFunctional, bind_functional
+from kineticnet_jax.grid import Grid, GridDensity
 from kineticnet_jax.molecule import Molecule
-from kineticnet_jax.types import Scalar
+from kineticnet_jax.optimize import optimize_density
+from kineticnet_jax.quadrature import integrate
+from kineticnet_jax.system import prepare
+from kineticnet_jax.types import PerPoint, Scalar
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,8 @@ class SampleErrors:
         energy: T_s[n] minus the label in hartree.
         potential: error of δT_s/δn as the energy in hartree that an optimizer would wrongly gain,
             see `residual_energy`; NaN where there is no label.
+        tau: ∫|τ - label| dr in hartree; NaN for a functional without kinetic energy density.
+        label: T_s in hartree.
     """
 
     family: np.ndarray
@@ -40,6 +48,8 @@ class SampleErrors:
     number: np.ndarray
     energy: Float[np.ndarray, "samples"]
     potential: Float[np.ndarray, "samples"]
+    tau: Float[np.ndarray, "samples"]
+    label: Float[np.ndarray, "samples"]
 
 
 def sample_errors(
@@ -55,7 +65,7 @@ def sample_errors(
     Raises:
         InputError: for an element the functional cannot be used for.
     """
-    families, geometries, numbers_done, energies, potentials = [], [], [], [], []
+    rows: list[tuple[str, int, int, float, float, float, float]] = []
     with jax.enable_x64(True):
         for geometry, numbers in dataset.by_geometry():
             record, space = dataset.record(geometry), dataset.space(geometry)
@@ -63,22 +73,48 @@ def sample_errors(
             bound = bind_functional(functional, molecule, space.grid, many=False)
             for number in numbers:
                 occupied = jnp.asarray(record.orbitals[number][:, : space.occupied])
-                density, _ = dataset.density(geometry, number)
+                density, tau = dataset.density(geometry, number)
                 x = jnp.asarray(record.sqrt_coefficients[number])
+                label = float(record.kinetic_energy[number])
                 energy, gradient = _energy_and_gradient(bound, space, occupied, density, x)
                 residual = gradient - record.potential_gradient[number]
-                families.append(record.family)
-                geometries.append(geometry)
-                numbers_done.append(number)
-                energies.append(float(energy) - record.kinetic_energy[number])
-                potentials.append(
-                    float(residual_energy(residual, space.density.kinetic_eigenvalues))
+                rows.append(
+                    (
+                        record.family,
+                        geometry,
+                        number,
+                        float(energy) - label,
+                        float(residual_energy(residual, space.density.kinetic_eigenvalues)),
+                        _tau_error(bound, molecule, space.grid, density, tau),
+                        label,
+                    )
                 )
                 if callback is not None:
-                    callback(len(families))
-    return SampleErrors(
-        *(np.array(column) for column in (families, geometries, numbers_done, energies, potentials))
-    )
+                    callback(len(rows))
+    return SampleErrors(*(np.array(column) for column in zip(*rows, strict=True)))
+
+
+def _tau_error(
+    functional: Functional, molecule: Molecule, grid: Grid, density: GridDensity, tau: PerPoint
+) -> float:
+    if not isinstance(functional, LocalFunctional):
+        return float("nan")
+    try:
+        return float(_tau_difference(functional, molecule, grid, density, tau))
+    except InputError:
+        return float("nan")
+
+
+@jax.jit
+def _tau_difference(
+    functional: LocalFunctional,
+    molecule: Molecule,
+    grid: Grid,
+    density: GridDensity,
+    tau: PerPoint,
+) -> Scalar:
+    found = functional.kinetic_energy_density(molecule, grid, density)
+    return integrate(grid.weights, jnp.abs(found - tau))
 
 
 @jax.jit
@@ -97,3 +133,97 @@ def _energy_and_gradient(
     sources = jnp.concatenate([value[None], 2 * psi * slope.grad_n.T])
     action = project_on_functions(space, sources[None])[0]
     return energy, action - x * jnp.vdot(x, action) / space.n_electrons
+
+
+GUESSES = (("sad", 0), ("minao", 0), ("hcore", 0), *(("random", seed) for seed in range(5)))
+"""Starting guesses of an optimization, with their seeds."""
+
+
+@dataclass(frozen=True)
+class OptimizationErrors:
+    """What density optimization gives beside Kohn-Sham, one entry for each run.
+
+    Attributes:
+        family: name of the molecule family.
+        geometry: index of the geometry in the data set.
+        guess: name of the starting guess, with the seed of a random one.
+        energy: E - E_KS in hartree.
+        density: ∫|n - n_KS| dr / N.
+        dipole: length of the difference of the dipole moments in e bohr.
+        converged: whether the optimization converged.
+        steps: number of steps.
+        seconds: of the optimization, compilation included where a shape is new.
+    """
+
+    family: np.ndarray
+    geometry: np.ndarray
+    guess: np.ndarray
+    energy: Float[np.ndarray, "runs"]
+    density: Float[np.ndarray, "runs"]
+    dipole: Float[np.ndarray, "runs"]
+    converged: np.ndarray
+    steps: np.ndarray
+    seconds: Float[np.ndarray, "runs"]
+
+
+def optimization_errors(
+    functionals: dict[str, Functional],
+    dataset: Dataset,
+    guesses: tuple[tuple[str, int], ...] = (("sad", 0),),
+    grid_level: int = 3,
+    callback: Callable[[int], None] | None = None,
+) -> dict[str, OptimizationErrors]:
+    """Optimizes the densities of the geometries of a data set, beside new Kohn-Sham references.
+
+    Molecules, xc functional and basis sets are those of the data set; external potentials are left
+    out.
+
+    Args:
+        functionals: by name.
+        dataset: a data set or a selection of it.
+        guesses: names and seeds of the starting guesses.
+        grid_level: of the quadrature grid of both.
+        callback: called with the number of geometries done.
+
+    Raises:
+        InputError: for an element a functional cannot be used for.
+        ConvergenceError: if a reference does not converge.
+    """
+    from kineticnet_jax import reference
+
+    config = dataset.config
+    rows: dict[str, list[tuple]] = {name: [] for name in functionals}
+    with jax.enable_x64(True):
+        for done, geometry in enumerate(dataset.geometries, 1):
+            record = dataset.record(geometry)
+            family = dataset.family(record.family)
+            molecule = Molecule(family.charges, record.positions, family.charge)
+            system = prepare(molecule, config.basis, config.density_basis, grid_level)
+            exact = reference.kohn_sham(molecule, config.xc, config.basis, grid_level)
+            density = OrbitalDensity.from_kohn_sham(exact).on_grid(system).n
+            for name, functional in functionals.items():
+                for guess, seed in guesses:
+                    start = time.perf_counter()
+                    solution = optimize_density(system, functional, config.xc, guess, seed=seed)
+                    seconds = time.perf_counter() - start
+                    change = solution.density.on_grid(system).n - density
+                    weights = system.grid.weights
+                    rows[name].append(
+                        (
+                            record.family,
+                            geometry,
+                            f"{guess} {seed}" if guess == "random" else guess,
+                            solution.energy - exact.energy,
+                            float(integrate(weights, jnp.abs(change))) / system.n_electrons,
+                            float(jnp.linalg.norm((weights * change) @ system.grid.points)),
+                            solution.converged,
+                            solution.steps,
+                            seconds,
+                        )
+                    )
+            if callback is not None:
+                callback(done)
+    return {
+        name: OptimizationErrors(*(np.array(column) for column in zip(*table, strict=True)))
+        for name, table in rows.items()
+    }

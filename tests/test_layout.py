@@ -23,7 +23,7 @@ ORDER = [
     {"optimize"},
     {"data"},
     {"evaluate", "fit"},
-    {"train"},
+    {"train", "evaluation_report"},
     {"report"},
     {"cli_data", "cli_functionals", "cli_train"},
     {"cli"},

@@ -72,6 +72,21 @@ class GeometryFunctional(Functional, Protocol):
         ...
 
 
+@runtime_checkable
+class LocalFunctional(Functional, Protocol):
+    """A functional with a kinetic energy density."""
+
+    def kinetic_energy_density(
+        self, molecule: Molecule, grid: Grid, density: GridDensity
+    ) -> PerPoint:
+        """τ in hartree/bohr³ on the grid, with ∫τ dr = T_s.
+
+        Raises:
+            InputError: if this one has none.
+        """
+        ...
+
+
 def bind_functional(
     functional: Functional, molecule: Molecule, grid: Grid, many: bool = True
 ) -> Functional:
@@ -126,3 +141,13 @@ class SemiLocal:
         if self.energy_density is None:
             return jnp.zeros((), dtype=grid.weights.dtype)
         return integrate(grid.weights, self.energy_density(density.n, density.grad_n))
+
+    def kinetic_energy_density(
+        self, molecule: Molecule, grid: Grid, density: GridDensity
+    ) -> PerPoint:
+        """λ τ_vW + τ in hartree/bohr³ on the grid."""
+        del molecule, grid
+        tau = self.vw_fraction * von_weizsaecker(density.n, density.grad_n)
+        if self.energy_density is None:
+            return tau
+        return tau + self.energy_density(density.n, density.grad_n)

@@ -219,7 +219,9 @@ class LearnedFunctional:
         largest = integrate(grid.weights, thomas_fermi(density.n, density.grad_n))
         return _bounded(energy, largest, self.target), tau
 
-    def energy_density(self, molecule: Molecule, grid: Grid, density: GridDensity) -> PerPoint:
+    def kinetic_energy_density(
+        self, molecule: Molecule, grid: Grid, density: GridDensity
+    ) -> PerPoint:
         """Kinetic energy density τ in hartree/bohr³ on the grid, von Weizsäcker's included.
 
         Raises:

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kineticnet_jax.data.dataset import Dataset
 from kineticnet_jax.errors import IncompleteError, InputError, unknown_name
@@ -212,6 +212,8 @@ class _Run:
             state = initial_state(optimizer, params)
             checkpoints = Checkpoints(self.folder / CHECKPOINTS)
             state = checkpoints.latest(state) or state
+            if self.mesh is not None:
+                state = jax.device_put(state, NamedSharding(self.mesh, PartitionSpec()))
             step = make_step(
                 self.template,
                 optimizer,

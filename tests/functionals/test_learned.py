@@ -131,11 +131,11 @@ def test_total_has_no_von_weizsaecker_part():
 def test_energy_density_integrates_to_the_energy(h2):
     system, density = h2
     sampled, functional = density.on_grid(system), network()
-    tau = functional.energy_density(system.molecule, system.grid, sampled)
+    tau = functional.kinetic_energy_density(system.molecule, system.grid, sampled)
     energy = functional(system.molecule, system.grid, sampled)
     assert float(kn.integrate(system.grid.weights, tau)) == pytest.approx(float(energy), rel=1e-12)
     with pytest.raises(InputError, match="no kinetic energy density"):
-        moments().energy_density(system.molecule, system.grid, sampled)
+        moments().kinetic_energy_density(system.molecule, system.grid, sampled)
 
 
 def test_an_element_it_has_never_seen_is_named(molecule):

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,7 +116,7 @@ def test_error_of_the_kinetic_energy_density(data):
     grid = kn.Grid(*(jax.numpy.asarray(x) for x in (sample.points, sample.weights)))
     density = kn.GridDensity(*(jax.numpy.asarray(x) for x in (sample.n, sample.grad_n)))
     molecule = kn.Molecule(dataset.family("He").charges, dataset.record(geometry).positions)
-    tau = functional.energy_density(molecule, grid, density)
+    tau = functional.kinetic_energy_density(molecule, grid, density)
     expected = sample.weights @ np.abs(tau - sample.tau)
     assert errors.tau[0, 0] == pytest.approx(expected, rel=1e-10)
 
@@ -217,7 +218,7 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_enable_x64", True)
 sys.path[:0] = [{tests!r}, {here!r}]
 from test_train import *
-config = dataclasses.replace(CONFIG, geometries=4, samples=1, steps=2, log_every=1)
+config = dataclasses.replace(CONFIG, geometries=4, samples=1, steps=1, log_every=1)
 config = dataclasses.replace(config, precision="float64")
 for name, devices in (("one", None), ("four", jax.devices())):
     train(config, kn.Dataset({data!r}), {folder!r} + name, devices=devices)
@@ -236,14 +237,20 @@ def test_four_devices_are_one(data, tmp_path):
             assert float(a[name]) == pytest.approx(float(b[name]), rel=2e-6)
 
 
-def test_loss_that_is_not_finite_stops_the_run(data, tmp_path):
-    config = dataclasses.replace(
-        CONFIG, optimizer=dataclasses.replace(CONFIG.optimizer, learning_rate=1e38, warmup=0)
-    )
-    with pytest.raises(IncompleteError, match="the loss or its gradient is not a number"):
-        train(config, kn.Dataset(data), tmp_path / "run")
+def test_loss_that_is_not_finite_stops_the_run(data, tmp_path, monkeypatch):
+    read, calls = GroupReader.read, []
+
+    def poisoned(self, geometries, samples):
+        group = read(self, geometries, samples)
+        calls.append(geometries)
+        bad = np.nan if len(calls) == 3 else 1.0
+        return dataclasses.replace(group, weights=bad * group.weights)
+
+    monkeypatch.setattr(GroupReader, "read", poisoned)
+    with pytest.raises(IncompleteError, match="step 3: the loss or its gradient is not a number"):
+        train(CONFIG, kn.Dataset(data), tmp_path / "run")
     with np.load(tmp_path / "run" / "failed_batch.npz") as batch:
-        assert np.isfinite(batch[".weights"]).all()
+        assert np.isfinite(batch[".positions"]).all()
 
 
 def test_other_run_in_the_folder(run, data, tmp_path):
@@ -257,8 +264,6 @@ def test_other_run_in_the_folder(run, data, tmp_path):
 
 
 def test_damaged_checkpoint(run, data, tmp_path):
-    import shutil
-
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     largest = max(
@@ -268,9 +273,6 @@ def test_damaged_checkpoint(run, data, tmp_path):
     largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
     with pytest.raises(InputError, match="12: damaged or of another network"):
         train(CONFIG, kn.Dataset(data), folder)
-    shutil.rmtree(folder / CHECKPOINTS / "12")
-    train(CONFIG, kn.Dataset(data), folder)
-    assert without_times(rows(folder)) == without_times(rows(run))
 
 
 @pytest.mark.parametrize(

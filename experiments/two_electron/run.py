@@ -1,0 +1,164 @@
+"""The two-electron functional: data, training, evaluation and report by one command.
+
+Run `python experiments/two_electron/run.py --out two-electron`; a run that was stopped goes on.
+With `--smoke` everything is small and takes less than two minutes.
+"""
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.interpolate import CubicSpline
+
+import kineticnet_jax as kn
+from kineticnet_jax import reference
+from kineticnet_jax.data.config import DataConfig, load_config
+from kineticnet_jax.data.run import generate
+from kineticnet_jax.evaluate import GUESSES, optimization_errors, sample_errors
+from kineticnet_jax.evaluation_report import CHEMICAL_ACCURACY, COLORS, write_report
+from kineticnet_jax.train.config import TrainConfig, load_train_config
+from kineticnet_jax.train.loop import BEST, Progress, train
+from kineticnet_jax.train.plot import write_training_figure
+
+HERE = Path(__file__).parent
+BASELINES = ("tf", "tf+vw", "lkt", "vw")
+SHORTEST, LONGEST = 0.4, 3.0
+"""Bond lengths of H2 in Å between which the dissociation curve is computed."""
+
+
+def main() -> None:
+    """Runs everything that is not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("two-electron"), help="folder of the run")
+    parser.add_argument("--config", type=Path, default=HERE / "train.toml", help="of the training")
+    parser.add_argument("--devices", type=int, default=2, help="cores or GPUs to train on")
+    parser.add_argument("--smoke", action="store_true", help="everything small, for a quick look")
+    options = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_num_cpu_devices", options.devices)
+    options.out.mkdir(exist_ok=True, parents=True)
+    data_config = load_config(HERE.parent / "configs" / "two-electron.toml")
+    config = load_train_config(options.config)
+    guesses, points = GUESSES, 100
+    if options.smoke:
+        data_config, config = _smaller(data_config, config)
+        guesses, points = GUESSES[:1], 8
+    seconds = {}
+
+    start = time.perf_counter()
+    data = options.out / "data.h5"
+    if not data.exists():
+        generate(data_config, data)
+    seconds["data"] = time.perf_counter() - start
+
+    start = time.perf_counter()
+    dataset = kn.Dataset(data)
+    run = options.out / "run"
+    functional = train(config, dataset, run, _show, jax.devices()[: options.devices])
+    write_training_figure(run)
+    seconds["training"] = time.perf_counter() - start
+
+    start = time.perf_counter()
+    test = dataset.select(split="test")
+    functionals = {config.name: functional} | {name: kn.load_functional(name) for name in BASELINES}
+    fixed = {name: sample_errors(one, test) for name, one in functionals.items()}
+    optimized = optimization_errors({config.name: functional}, test, guesses)
+    optimized |= optimization_errors(
+        {name: functionals[name] for name in BASELINES}, test, guesses[:1]
+    )
+    write_report(options.out, "Two electrons", fixed, optimized)
+    curve = dissociation(functional, data_config, points)
+    (options.out / "curve.json").write_text(json.dumps(curve, indent=2))
+    plot_dissociation(curve).savefig(options.out / "curve.png", dpi=150)
+    seconds["evaluation"] = time.perf_counter() - start
+    print(f"functional in {run / BEST}, report in {options.out / 'report.md'}")
+    print(", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
+    print(
+        f"H2: second difference within {curve['second_difference_mha']:.3f} mHa of Kohn–Sham's, "
+        f"minimum {curve['minimum_error_angstrom']:+.4f} Å from its own"
+    )
+
+
+def _smaller(data: DataConfig, config: TrainConfig) -> tuple[DataConfig, TrainConfig]:
+    families = tuple(
+        dataclasses.replace(family, geometries=10)
+        for family in data.families
+        if family.name in ("He", "H2")
+    )
+    network = dataclasses.replace(config.network, size="tiny", filters=None, interactions=0)
+    return (
+        dataclasses.replace(data, families=families, potentials_per_geometry=3),
+        dataclasses.replace(
+            config,
+            steps=20,
+            network=network,
+            families={},
+            log_every=10,
+            validate_every=20,
+            checkpoint_every=10,
+        ),
+    )
+
+
+def dissociation(
+    functional: kn.Functional, config: DataConfig, points: int
+) -> dict[str, list[float] | float]:
+    """The curve of H2 by density optimization and by Kohn–Sham; energies in hartree."""
+    lengths = np.linspace(SHORTEST, LONGEST, points)
+    learned, exact = [], []
+    for length in lengths:
+        molecule = kn.Molecule.from_string(f"2\n\nH 0 0 0\nH 0 0 {length}")
+        system = kn.prepare(molecule, config.basis, config.density_basis)
+        learned.append(kn.optimize_density(system, functional, config.xc).energy)
+        exact.append(reference.kohn_sham(molecule, config.xc, config.basis).energy)
+    deviation = np.diff(learned, 2) - np.diff(exact, 2)
+    minima = [_minimum(lengths, np.array(values)) for values in (learned, exact)]
+    return {
+        "length_angstrom": lengths.tolist(),
+        "learned": learned,
+        "kohn_sham": exact,
+        "second_difference_mha": float(1e3 * np.max(np.abs(deviation))),
+        "minimum_error_angstrom": float(minima[0] - minima[1]),
+    }
+
+
+def _minimum(x: np.ndarray, y: np.ndarray) -> float:
+    """Where a spline through a curve is lowest."""
+    spline = CubicSpline(x, y)
+    candidates = np.append(spline.derivative().roots(extrapolate=False), x[[0, -1]])
+    return float(candidates[np.argmin(spline(candidates))])
+
+
+def plot_dissociation(curve: dict[str, list[float] | float]) -> Figure:
+    """Both curves, and their difference below."""
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    x = np.array(curve["length_angstrom"])
+    learned, exact = np.array(curve["learned"]), np.array(curve["kohn_sham"])
+    above.plot(x, exact, color="0.5", lw=3, alpha=0.5, label="Kohn–Sham")
+    above.plot(x, learned, color=COLORS[0], label="learned functional, optimized density")
+    above.set(ylabel="total energy (Ha)")
+    above.legend(frameon=False)
+    below.plot(x, 1e3 * (learned - exact), color=COLORS[1])
+    below.axhspan(-CHEMICAL_ACCURACY, CHEMICAL_ACCURACY, color="0.9")
+    below.set(xlabel="bond length (Å)", ylabel="difference (mHa)")
+    return figure
+
+
+def _show(progress: Progress) -> None:
+    if progress.step % 1000 == 0:
+        metrics = progress.metrics
+        print(
+            f"step {progress.step}: T_s {metrics['energy']:.3f}, potential "
+            f"{metrics['potential']:.3f} mHa, {metrics['samples_per_second']:.0f} samples/s",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

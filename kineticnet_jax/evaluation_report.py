@@ -1,0 +1,211 @@
+"""Errors of functionals as a Markdown table, figures and JSON."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from kineticnet_jax.evaluate import OptimizationErrors, SampleErrors
+from kineticnet_jax.files import complete_file, write_json
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""The colour-blind safe palette of M. Okabe and K. Ito (2008)."""
+
+CHEMICAL_ACCURACY = 1.594
+"""1 kcal/mol in millihartree."""
+
+ALL = "all"
+
+FIXED_HEADS = (
+    "samples",
+    "T_s MAE",
+    "median",
+    "95 %",
+    "largest",
+    "∫\\|Δτ\\| dr",
+    "potential",
+    "median",
+)
+OPTIMIZED_HEADS = (
+    "runs",
+    "converged",
+    "E MAE (mHa)",
+    "largest",
+    "between guesses",
+    "∫\\|Δn\\| dr/N",
+    "largest",
+    "dipole (e bohr)",
+    "steps",
+    "seconds",
+)
+
+
+def fixed_density_table(errors: SampleErrors) -> dict[str, dict[str, float]]:
+    """Errors at fixed densities in mHa, for each family and for all samples.
+
+    Returns:
+        For each family: number of samples; mean absolute error, median, 95th percentile and
+        largest error of T_s; mean of ∫|Δτ| dr; mean and median of the error of the potential as an
+        energy. NaN where there is nothing to judge.
+    """
+
+    def row(chosen: np.ndarray) -> dict[str, float]:
+        energy = 1e3 * np.abs(errors.energy[chosen])
+        potential, tau = 1e3 * errors.potential[chosen], 1e3 * errors.tau[chosen]
+        return {
+            "samples": float(np.sum(chosen)),
+            "mae": float(np.mean(energy)),
+            "median": float(np.median(energy)),
+            "percentile95": float(np.percentile(energy, 95)),
+            "largest": float(np.max(energy)),
+            "tau": _of_finite(np.mean, tau),
+            "potential_mean": _of_finite(np.mean, potential),
+            "potential_median": _of_finite(np.median, potential),
+        }
+
+    return _by_family(errors.family, row)
+
+
+def optimization_table(errors: OptimizationErrors) -> dict[str, dict[str, float]]:
+    """Errors after density optimization, for each family and for all runs.
+
+    Returns:
+        For each family: number of runs; fraction that converged; mean absolute and largest error
+        of the energy in mHa; the largest difference between the starting guesses of a geometry in
+        mHa; mean and largest ∫|n - n_KS| dr / N; mean error of the dipole moment in e bohr; mean
+        number of steps; median seconds.
+    """
+
+    def row(chosen: np.ndarray) -> dict[str, float]:
+        energy = 1e3 * errors.energy[chosen]
+        geometry = errors.geometry[chosen]
+        spreads = [np.ptp(energy[geometry == one]) for one in np.unique(geometry)]
+        return {
+            "runs": float(np.sum(chosen)),
+            "converged": float(np.mean(errors.converged[chosen])),
+            "mae": float(np.mean(np.abs(energy))),
+            "largest": float(np.max(np.abs(energy))),
+            "spread": float(np.max(spreads)),
+            "density_mean": float(np.mean(errors.density[chosen])),
+            "density_largest": float(np.max(errors.density[chosen])),
+            "dipole": float(np.mean(errors.dipole[chosen])),
+            "steps": float(np.mean(errors.steps[chosen])),
+            "seconds": float(np.median(errors.seconds[chosen])),
+        }
+
+    return _by_family(errors.family, row)
+
+
+def write_report(
+    folder: Path,
+    title: str,
+    fixed: dict[str, SampleErrors],
+    optimized: dict[str, OptimizationErrors],
+) -> None:
+    """Writes report.md, errors.json and figures into a folder.
+
+    Args:
+        folder: exists already.
+        title: first line of the report.
+        fixed: errors at fixed densities for each functional.
+        optimized: errors after optimization for each functional; may be empty.
+    """
+    tables = {name: fixed_density_table(errors) for name, errors in fixed.items()}
+    content: dict[str, Any] = {"fixed_densities": tables}
+    lines = [f"# {title}", "", "## At fixed densities", ""]
+    lines += ["Errors in mHa; that of the potential is the energy an optimizer would wrongly gain."]
+    lines += ["", *_markdown(FIXED_HEADS, tables), ""]
+    lines += ["![parity](parity.png)", "", "![errors](errors.png)", ""]
+    if optimized:
+        content["optimizations"] = {
+            name: optimization_table(errors) for name, errors in optimized.items()
+        }
+        lines += ["## After density optimization", ""]
+        lines += [*_markdown(OPTIMIZED_HEADS, content["optimizations"]), ""]
+    content["samples"] = {name: _columns(errors) for name, errors in fixed.items()}
+    content["runs"] = {name: _columns(errors) for name, errors in optimized.items()}
+    write_json(folder / "errors.json", content)
+    for name, figure in (("parity.png", plot_parity(fixed)), ("errors.png", plot_errors(fixed))):
+        with complete_file(folder / name) as temporary:
+            figure.savefig(temporary, dpi=150)
+    with complete_file(folder / "report.md") as temporary:
+        temporary.write_text("\n".join(lines), encoding="utf-8")
+
+
+def plot_parity(errors: dict[str, SampleErrors]) -> Figure:
+    """Predicted against exact T_s for each functional, a colour for each family."""
+    figure = Figure(figsize=(4 * len(errors), 4), layout="constrained")
+    panels = figure.subplots(1, len(errors), squeeze=False)[0]
+    for axes, (name, one) in zip(panels, errors.items(), strict=True):
+        for family, color in zip(np.unique(one.family), _colors(), strict=False):
+            chosen = one.family == family
+            label = one.label[chosen]
+            axes.plot(label, label + one.energy[chosen], ".", ms=3, color=color, label=str(family))
+        ends = [one.label.min(), one.label.max()]
+        axes.plot(ends, ends, color="0.5", lw=0.8)
+        axes.set(title=name, xlabel="exact T$_s$ (Ha)", ylabel="predicted T$_s$ (Ha)")
+        axes.legend(frameon=False, fontsize="small")
+    return figure
+
+
+def plot_errors(errors: dict[str, SampleErrors]) -> Figure:
+    """Histograms of the absolute errors of T_s and of the potential on a logarithmic axis."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axes, key, label in zip(
+        figure.subplots(1, 2),
+        ("energy", "potential"),
+        ("|ΔT$_s$| (mHa)", "error of the potential, as energy (mHa)"),
+        strict=True,
+    ):
+        for (name, one), color in zip(errors.items(), _colors(), strict=False):
+            values = 1e3 * np.abs(getattr(one, key))
+            values = np.maximum(values[np.isfinite(values)], 1e-6)
+            bins = np.logspace(-6, 6, 97)
+            axes.hist(values, bins, histtype="step", color=color, label=name)
+        axes.axvline(CHEMICAL_ACCURACY, color="0.6", lw=0.8, ls=":")
+        axes.set(xscale="log", xlabel=label, ylabel="samples")
+    axes.legend(frameon=False, fontsize="small")
+    return figure
+
+
+def _colors() -> tuple[str, ...]:
+    return COLORS * 4
+
+
+def _of_finite(function: Callable[[np.ndarray], Any], values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(function(finite)) if len(finite) else float("nan")
+
+
+def _by_family(
+    families: np.ndarray, row: Callable[[np.ndarray], dict[str, float]]
+) -> dict[str, dict[str, float]]:
+    rows = {str(name): row(families == name) for name in np.unique(families)}
+    if len(rows) > 1:
+        rows[ALL] = row(np.ones(len(families), dtype=bool))
+    return rows
+
+
+def _markdown(heads: tuple[str, ...], tables: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+    lines = ["| functional | family | " + " | ".join(heads) + " |"]
+    lines.append("| --- | --- |" + " ---: |" * len(heads))
+    for name, table in tables.items():
+        for family, row in table.items():
+            values = " | ".join(f"{value:.4g}" for value in row.values())
+            lines.append(f"| {name} | {family} | {values} |")
+    return lines
+
+
+def _columns(errors: SampleErrors | OptimizationErrors) -> dict[str, list]:
+    """All entries as JSON, in hartree; what is not a number becomes null."""
+    columns = {}
+    for entry in dataclasses.fields(errors):
+        values = getattr(errors, entry.name)
+        if values.dtype.kind == "f":
+            columns[entry.name] = [float(v) if np.isfinite(v) else None for v in values]
+        else:
+            columns[entry.name] = values.tolist()
+    return columns

@@ -1,0 +1,105 @@
+"""Errors of functionals: von Weizsäcker's are exactly zero for two electrons."""
+
+import json
+
+import numpy as np
+import pytest
+from datasets import write_dataset
+
+import kineticnet_jax as kn
+from kineticnet_jax.cli import main
+from kineticnet_jax.data.config import DataConfig, Family
+from kineticnet_jax.evaluate import optimization_errors, sample_errors
+from kineticnet_jax.evaluation_report import fixed_density_table, optimization_table
+
+DATA = DataConfig(
+    "hydrogen",
+    (Family("H2", "H\nH 1 r", 10, variables={"r": (0.6, 1.2)}),),
+    potentials_per_geometry=3,
+    grid_level=2,
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_dataset(DATA, tmp_path_factory.mktemp("data") / "hydrogen.h5")
+
+
+def test_exact_functional_has_no_errors_at_fixed_densities(data):
+    dataset = kn.Dataset(data).select("test")
+    errors = sample_errors(kn.load_functional("vw"), dataset)
+    assert len(errors.energy) == len(dataset)
+    # The labels are exact integrals, the functional is one on the grid.
+    np.testing.assert_allclose(errors.energy, 0, atol=3e-5)
+    np.testing.assert_allclose(errors.tau, 0, atol=1e-9)
+    assert np.max(errors.potential) < 1e-8
+    np.testing.assert_array_equal(errors.label, dataset.kinetic_energies)
+
+
+def test_exact_functional_has_no_errors_after_optimization(data):
+    dataset = kn.Dataset(data).select("test")
+    functionals = {name: kn.load_functional(name) for name in ("vw", "tf")}
+    starts = (("hcore", 0), ("random", 3))
+    errors = optimization_errors(functionals, dataset, starts)
+    assert errors["vw"].guess.tolist() == ["hcore", "random 3"] * len(dataset.geometries)
+    assert np.all(errors["vw"].converged)
+    assert np.max(np.abs(errors["vw"].energy)) < 2e-5
+    assert np.max(errors["vw"].density) < 1e-4
+    assert np.max(errors["vw"].dipole) < 1e-4
+    table = optimization_table(errors["vw"])["H2"]
+    assert table["converged"] == 1
+    assert table["spread"] < 1e-3
+    assert np.min(np.abs(errors["tf"].energy)) > 0.1
+
+
+def test_table_of_errors(data):
+    errors = sample_errors(kn.load_functional("tf"), kn.Dataset(data).select("test"))
+    table = fixed_density_table(errors)
+    assert list(table) == ["H2"]
+    row = table["H2"]
+    assert row["mae"] == pytest.approx(1e3 * np.mean(np.abs(errors.energy)))
+    assert row["largest"] >= row["percentile95"] >= row["median"] > 0
+    assert row["tau"] >= row["mae"]
+
+
+def test_report_of_the_command_line(data, tmp_path, capsys):
+    out = tmp_path / "report"
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", "vw", "--data", str(data), "--out", str(out), "--fixed-only"])
+    assert end.value.code == 0
+    assert "vw: T_s MAE" in capsys.readouterr().out
+    text = (out / "report.md").read_text()
+    for name in ("tf", "tf+vw", "lkt", "vw"):
+        assert f"| {name} | H2 |" in text
+    content = json.loads((out / "errors.json").read_text())
+    assert content["fixed_densities"]["vw"]["H2"]["mae"] < 0.03
+    assert content["fixed_densities"]["tf"]["H2"]["mae"] > 50
+    assert len(content["samples"]["tf"]["energy"]) == len(kn.Dataset(data).select("test"))
+    assert (out / "parity.png").stat().st_size > 10_000
+    assert (out / "errors.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["vww"], "unknown functional 'vww'"),
+        (["vw", "--guesses", "sda"], "unknown guess 'sda': did you mean 'sad'"),
+        (["vw", "--seeds", "0"], "seeds must be at least 1"),
+        (["vw", "--split", "tests"], "unknown split 'tests'"),
+    ],
+)
+def test_bad_input_is_one_line(data, tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", *arguments, "--data", str(data), "--out", str(tmp_path / "report")])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "report").exists()
+
+
+def test_folder_with_something_else_is_left_alone(data, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", "vw", "--data", str(data), "--out", str(tmp_path)])
+    assert end.value.code == 2
+    assert "exists and holds no report" in capsys.readouterr().err

@@ -7,6 +7,7 @@ With `--smoke` everything is small and takes less than two minutes.
 import argparse
 import dataclasses
 import json
+import logging
 import time
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=2, help="cores or GPUs to train on")
     parser.add_argument("--smoke", action="store_true", help="everything small, for a quick look")
     options = parser.parse_args()
+    logging.basicConfig(level=logging.ERROR)
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_num_cpu_devices", options.devices)
     options.out.mkdir(exist_ok=True, parents=True)
@@ -47,7 +49,7 @@ def main() -> None:
     guesses, points = GUESSES, 100
     if options.smoke:
         data_config, config = _smaller(data_config, config)
-        guesses, points = GUESSES[:1], 8
+        guesses, points = GUESSES[:1], 5
     seconds = {}
 
     start = time.perf_counter()

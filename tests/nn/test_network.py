@@ -34,7 +34,7 @@ ATOMS, POINTS = 4, 2600
 for_all = pytest.mark.parametrize(
     ("target", "dtype"), [(target, dtype) for target in CONFIGS for dtype in DTYPES]
 )
-few = settings(max_examples=8, deadline=None, derandomize=True, database=None)
+few = settings(max_examples=6, deadline=None, derandomize=True, database=None)
 
 
 class Case(NamedTuple):

@@ -178,7 +178,6 @@ def test_killed_run_goes_on_as_if_nothing_had_happened(run, data, tmp_path):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert not (folder / BEST).is_dir() or len(rows(folder)) < 6
     train(CONFIG, kn.Dataset(data), folder)
     assert without_times(rows(folder)) == without_times(rows(run))
     first, second = (kn.load_functional(place / BEST).params for place in (run, folder))

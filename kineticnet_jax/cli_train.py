@@ -6,20 +6,14 @@ from pathlib import Path
 
 import jax
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, TaskID
 from tyro.conf import Positional
 
 import kineticnet_jax as kn
 from kineticnet_jax import reference
 from kineticnet_jax.cli_data import progress_bar
 from kineticnet_jax.errors import unknown_name
+from kineticnet_jax.files import check_writable
 
 
 @dataclass(frozen=True)
@@ -38,10 +32,6 @@ class TrainCommand:
     """Folder of the run; if it holds the same run already, it goes on from the last checkpoint."""
     devices: int = 1
     """Number of devices over which the geometries of a step are spread: GPUs, or cores."""
-
-
-BASELINES = ("tf", "tf+vw", "lkt", "vw")
-"""Classical functionals every other one is shown beside."""
 
 
 @dataclass(frozen=True)
@@ -83,20 +73,13 @@ def train_command(options: TrainCommand, console: Console) -> None:
     if not 1 <= options.devices <= len(available):
         raise kn.InputError(f"devices must be 1 to {len(available)}, but is {options.devices}")
     dataset = kn.Dataset(options.data)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
+    with progress_bar(console) as bar:
         row = bar.add_task("compiling", total=config.steps)
 
         def show(progress: Step) -> None:
             m = progress.metrics
             text = (
-                f"step {progress.step}/{progress.steps}: T_s {m['energy']:.3g}, "
+                f"steps: T_s {m['energy']:.3g}, "
                 f"τ {m['tau']:.3g}, potential {m['potential']:.3g} mHa, "
                 f"{m['samples_per_second']:.0f} samples/s"
             )
@@ -118,7 +101,7 @@ def train_command(options: TrainCommand, console: Console) -> None:
 
 def evaluate_command(options: EvaluateCommand, console: Console) -> None:
     """Measures the errors and writes the report."""
-    from kineticnet_jax.evaluate import optimization_errors, sample_errors
+    from kineticnet_jax.evaluate import BASELINES, optimization_errors, sample_errors
     from kineticnet_jax.evaluation_report import (
         fixed_density_table,
         optimization_table,
@@ -132,6 +115,7 @@ def evaluate_command(options: EvaluateCommand, console: Console) -> None:
         raise kn.InputError(f"seeds must be at least 1, but is {options.seeds}")
     if options.out.exists() and not (options.out / "report.md").is_file():
         raise kn.InputError(f"{options.out}: exists and holds no report; give another folder")
+    check_writable(options.out / "report.md" if options.out.exists() else options.out)
     functional = kn.load_functional(options.functional)
     name = getattr(functional, "name", options.functional)
     functionals = {name: functional}
@@ -143,7 +127,6 @@ def evaluate_command(options: EvaluateCommand, console: Console) -> None:
     starts = [(guess, 0) for guess in options.guesses if guess != "random"]
     if "random" in options.guesses:
         starts += [("random", seed) for seed in range(options.seeds)]
-    options.out.mkdir(exist_ok=True)
     optimized = {}
     with progress_bar(console) as bar:
         fixed = {}
@@ -159,6 +142,7 @@ def evaluate_command(options: EvaluateCommand, console: Console) -> None:
                 callback=partial(_show, bar, row),
             )
     title = f"{name} on {dataset.config.name} ({options.split} geometries)"
+    options.out.mkdir(exist_ok=True)
     write_report(options.out, title, fixed, optimized)
     for other, errors in fixed.items():
         total = list(fixed_density_table(errors).values())[-1]

@@ -135,6 +135,9 @@ def _energy_and_gradient(
     return energy, action - x * jnp.vdot(x, action) / space.n_electrons
 
 
+BASELINES = ("tf", "tf+vw", "lkt", "vw")
+"""Classical functionals every other one is shown beside."""
+
 GUESSES = (("sad", 0), ("minao", 0), ("hcore", 0), *(("random", seed) for seed in range(5)))
 """Starting guesses of an optimization, with their seeds."""
 

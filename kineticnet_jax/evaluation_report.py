@@ -8,14 +8,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from kineticnet_jax.colors import COLORS
 from kineticnet_jax.evaluate import OptimizationErrors, SampleErrors
 from kineticnet_jax.files import complete_file, write_json
-
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""The colour-blind safe palette of M. Okabe and K. Ito (2008)."""
-
-CHEMICAL_ACCURACY = 1.594
-"""1 kcal/mol in millihartree."""
+from kineticnet_jax.units import CHEMICAL_ACCURACY_IN_MILLIHARTREE
 
 ALL = "all"
 
@@ -165,7 +161,7 @@ def plot_errors(errors: dict[str, SampleErrors]) -> Figure:
             values = np.maximum(values[np.isfinite(values)], 1e-6)
             bins = np.logspace(-6, 6, 97)
             axes.hist(values, bins, histtype="step", color=color, label=name)
-        axes.axvline(CHEMICAL_ACCURACY, color="0.6", lw=0.8, ls=":")
+        axes.axvline(CHEMICAL_ACCURACY_IN_MILLIHARTREE, color="0.6", lw=0.8, ls=":")
         axes.set(xscale="log", xlabel=label, ylabel="samples")
     axes.legend(frameon=False, fontsize="small")
     return figure

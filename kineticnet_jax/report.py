@@ -10,15 +10,13 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from kineticnet_jax.colors import BLUE, GREY, ORANGE
 from kineticnet_jax.density import OrbitalDensity, SqrtDensity
 from kineticnet_jax.files import complete_file
 from kineticnet_jax.molecule import Molecule
 from kineticnet_jax.optimize import Solution
 from kineticnet_jax.system import System
 from kineticnet_jax.units import BOHR_IN_ANGSTROM
-
-# The colour-blind safe palette of M. Okabe and K. Ito (2008).
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
 
 MARGIN = 3.0
 """Space around the nuclei in a picture, in bohr."""

@@ -9,7 +9,7 @@ PACKAGE = Path(kineticnet_jax.__file__).parent
 
 # A module may import those in earlier rows, and other parts of its own row.
 ORDER = [
-    {"types", "units", "errors", "safe", "files", "config"},
+    {"types", "units", "errors", "safe", "files", "config", "colors"},
     {"harmonics", "boys"},
     {"molecule", "quadrature"},
     {"basis", "grid_tables"},

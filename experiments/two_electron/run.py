@@ -18,16 +18,17 @@ from scipy.interpolate import CubicSpline
 
 import kineticnet_jax as kn
 from kineticnet_jax import reference
+from kineticnet_jax.colors import COLORS
 from kineticnet_jax.data.config import DataConfig, load_config
 from kineticnet_jax.data.run import generate
-from kineticnet_jax.evaluate import GUESSES, optimization_errors, sample_errors
-from kineticnet_jax.evaluation_report import CHEMICAL_ACCURACY, COLORS, write_report
+from kineticnet_jax.evaluate import BASELINES, GUESSES, optimization_errors, sample_errors
+from kineticnet_jax.evaluation_report import write_report
 from kineticnet_jax.train.config import TrainConfig, load_train_config
 from kineticnet_jax.train.loop import BEST, Progress, train
 from kineticnet_jax.train.plot import write_training_figure
+from kineticnet_jax.units import CHEMICAL_ACCURACY_IN_MILLIHARTREE
 
 HERE = Path(__file__).parent
-BASELINES = ("tf", "tf+vw", "lkt", "vw")
 SHORTEST, LONGEST = 0.4, 3.0
 """Bond lengths of H2 in Å between which the dissociation curve is computed."""
 
@@ -147,7 +148,7 @@ def plot_dissociation(curve: dict[str, list[float] | float]) -> Figure:
     above.set(ylabel="total energy (Ha)")
     above.legend(frameon=False)
     below.plot(x, 1e3 * (learned - exact), color=COLORS[1])
-    below.axhspan(-CHEMICAL_ACCURACY, CHEMICAL_ACCURACY, color="0.9")
+    below.axhspan(*(sign * CHEMICAL_ACCURACY_IN_MILLIHARTREE for sign in (-1, 1)), color="0.9")
     below.set(xlabel="bond length (Å)", ylabel="difference (mHa)")
     return figure
 

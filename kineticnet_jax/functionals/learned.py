@@ -227,9 +227,10 @@ class LearnedFunctional:
         Raises:
             InputError: for a functional with a reference functional in it, which has none.
         """
-        _, tau = self.remainder_and_density(molecule, grid, density)
-        if tau is None:
+        if self.network is None or self.network.signed:
             raise InputError(f"'{self.name}' is an energy only, it has no kinetic energy density")
+        _, tau = self.remainder_and_density(molecule, grid, density)
+        assert tau is not None
         if self.target == "pauli":
             tau = tau + von_weizsaecker(density.n, density.grad_n)
         return tau

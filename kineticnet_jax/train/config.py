@@ -10,7 +10,7 @@ from kineticnet_jax.config import from_mapping, read_toml
 from kineticnet_jax.errors import InputError, unknown_name
 from kineticnet_jax.functionals.base import Target
 from kineticnet_jax.nn.convolution import Filters
-from kineticnet_jax.nn.network import SIZES, Inputs, NetworkConfig
+from kineticnet_jax.nn.network import SIZES, Inputs, NetworkConfig, network_config
 from kineticnet_jax.train.loss import LossWeights
 from kineticnet_jax.train.step import OptimizerSettings
 
@@ -48,13 +48,8 @@ class NetworkChoice:
         Raises:
             InputError: for an unknown size or settings no network can be made of.
         """
-        if self.size not in SIZES:
-            raise unknown_name("network size", self.size, SIZES)
         changes = {name: value for name, value in vars(self).items() if value is not None}
-        del changes["size"]
-        config = dataclasses.replace(SIZES[self.size], elements=elements, target=target, **changes)
-        config.check()
-        return config
+        return network_config(changes.pop("size"), elements, target=target, **changes)
 
 
 @dataclass(frozen=True)

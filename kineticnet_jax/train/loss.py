@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from kineticnet_jax.density import KAPPA
+from kineticnet_jax.data.labels import residual_energy
 from kineticnet_jax.functionals.kinetic import von_weizsaecker
 from kineticnet_jax.functionals.learned import LearnedFunctional
 from kineticnet_jax.grid import Grid, GridDensity
@@ -184,7 +184,7 @@ def _potential_error(
     action -= x * jnp.vdot(x, action) / jnp.vdot(x, x)
     labelled = jnp.all(jnp.isfinite(known.gradient))
     residual = jnp.where(labelled, action - jnp.where(labelled, known.gradient, 0), 0)
-    return jnp.vdot(0.25 / (kinetic_eigenvalues + KAPPA), residual**2)
+    return residual_energy(residual, kinetic_eigenvalues)
 
 
 def _pauli_part(

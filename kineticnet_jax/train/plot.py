@@ -5,14 +5,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from kineticnet_jax.colors import COLORS
 from kineticnet_jax.files import complete_file
 from kineticnet_jax.train.loop import METRICS, VALIDATION
-
-# The colour-blind safe palette of M. Okabe and K. Ito (2008).
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-
-CHEMICAL_ACCURACY = 1.594
-"""1 kcal/mol in millihartree."""
+from kineticnet_jax.units import CHEMICAL_ACCURACY_IN_MILLIHARTREE
 
 
 def plot_training(folder: Path) -> Figure:
@@ -47,7 +43,7 @@ def plot_training(folder: Path) -> Figure:
         ylabel="mean error (mHa)",
     )
     for axes in (left, right):
-        axes.axhline(CHEMICAL_ACCURACY, color="0.6", lw=0.8, ls=":")
+        axes.axhline(CHEMICAL_ACCURACY_IN_MILLIHARTREE, color="0.6", lw=0.8, ls=":")
         axes.legend(frameon=False, fontsize="small")
     return figure
 

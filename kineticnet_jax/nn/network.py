@@ -45,6 +45,12 @@ STRAIGHT = 0.95
 TIGHT = 50.0
 """Exponent in units of Z² from which on a filter is tighter than the cusp of a nucleus."""
 
+FAINT = 1e-6
+"""Density in bohr⁻³ below which nothing is resolved."""
+
+UNUSUAL = 100.0
+"""Features of atoms, which are of order one, are bounded by this number."""
+
 REDUCED_GRADIENT = 1 / (4 * (3 * math.pi**2) ** (2 / 3))
 """s² n^(8/3) / |∇n|²."""
 
@@ -233,17 +239,17 @@ class KineticNet:
             grid.points,
             positions,
             lambda x: x[0] * _mlp(params["embedding"], x[1].T),
-            (grid.weights * n, local),
+            # √n, which spans half the orders of magnitude of n; smooth where there is nothing.
+            (grid.weights * n / jnp.sqrt(n + FAINT), local),
             geometry.operators,
         )
-        x = self._encode(params, encoded, element)
-        x = x * present[:, None]
+        linear = self._encode(params, encoded, element) * present[:, None]
         neighbors = geometry.neighbors
         linked = jnp.asarray(neighbors.linked)
         linked &= present[neighbors.senders] & present[neighbors.receivers]
-        x = _Interactions(config).apply(
+        x = linear + _Interactions(config).apply(
             params["interactions"],
-            x,
+            damp(linear, 0.25),
             params["elements"][element, 0],
             positions,
             jnp.asarray(neighbors.senders),
@@ -251,17 +257,17 @@ class KineticNet:
             linked,
         )
         # Without the gradient, on which it does not depend: its derivatives could overflow.
-        unit = thomas_fermi(n, jnp.zeros_like(density.grad_n))
-        if config.target == "total":
-            unit = unit + TAIL_ENERGY * n
+        uniform = thomas_fermi(n, jnp.zeros_like(density.grad_n))
+        usual = uniform + TAIL_ENERGY * n
+        unit = usual if config.target == "total" else uniform
         tau = atoms_to_points(
             config.filters,
             geometry.neighbors,
             grid.points,
             positions,
             self._decode(params, x),
-            lambda field, x: x[0] * self._enhancement(params, field, x[1]),
-            (unit, local),
+            lambda field, x: x[0] * self._enhancement(params, field / x[1], x[2]),
+            (unit, jnp.sqrt(usual + FAINT), local),
             geometry.operators,
         )
         energy = integrate(grid.weights, tau)
@@ -293,7 +299,8 @@ class KineticNet:
         chunks[0] = chunks[0] + embedding[:, 1, :, None]
         irreps = natural_irreps(config.features, config.degree)
         x = e3nn.from_chunks(irreps, chunks, (len(encoded),), encoded.dtype)
-        return damp(x, 0.25)
+        # So far above what is usual that only products of the absurd are kept from overflowing.
+        return UNUSUAL * damp(x / UNUSUAL, 0.5)
 
     def _decode(self, params: Params, x: e3nn.IrrepsArray) -> Float[Array, "atoms rows channels"]:
         """Coefficients of the filters of every atom."""
@@ -320,15 +327,21 @@ class KineticNet:
         field: Float[Array, "channels size"],
         local: Float[Array, "size inputs"],
     ) -> Float[Array, "size"]:
-        """Τ in units of the Thomas-Fermi (target "total": and tail) kinetic energy density."""
+        """Τ in units of the Thomas-Fermi (target "total": and tail) kinetic energy density.
+
+        Like the encoder's signals, fields are amplitudes: it is their squares that are comparable
+        with a kinetic energy density, in the units of which they are given.
+        """
         scalars = [field[: self.config.channels], local.T]
         if self.config.vectors:
             first = field[self.config.channels :].reshape(self.config.vectors, 3, -1)
             second = jnp.einsum("dc,cms->dms", params["partners"], first)
-            length = jnp.sqrt(1 + jnp.sum(first**2, axis=1))
+            length = 1 + 0.03 * jnp.sum(first**2, axis=1)
             scalars.append(jnp.sum(first * second, axis=1) / length)
         z = _mlp(params["head"], jnp.concatenate(scalars))[0]
-        return z if self.config.signed else jax.nn.softplus(z)
+        if self.config.vectors:
+            z = z + params["direct"] @ scalars[-1]
+        return z if self.config.signed else _positive(z + 0.5)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -373,6 +386,7 @@ def _init(config: NetworkConfig, key: Array) -> Params:
         ),
     }
     if config.vectors:
+        params["direct"] = jnp.full(config.vectors, 1 / config.vectors, jnp.float32)
         for name, count, k in zip(
             ("uniform", "radial"), config.filters.counts, jax.random.split(keys[6]), strict=False
         ):
@@ -461,7 +475,7 @@ def _local_inputs(config: NetworkConfig, density: GridDensity) -> Float[Array, "
 def usual_moments(
     filters: Filters, elements: tuple[int, ...]
 ) -> Float[np.ndarray, "elements count"]:
-    """Scale of the moments ∫ n R_k0 of the radial functions for each element.
+    """Scale of the moments ∫ √n R_k0 of the radial functions for each element.
 
     From two electrons in the 1s shell of the bare nucleus and the others in one of hydrogen. A
     filter much tighter than the cusp, α ≫ Z², learns no more than n at the nucleus and, for light
@@ -479,8 +493,13 @@ def usual_moments(
     moments = []
     for z in elements:
         n = (min(z, 2) * z**3 * np.exp(-2 * z * r) + max(z - 2, 0) * np.exp(-2 * r)) / np.pi
-        moments.append((values @ (weights * n)) * (1 + exponents / (TIGHT * z**2)))
+        moments.append((values @ (weights * np.sqrt(n))) * (1 + exponents / (TIGHT * z**2)))
     return np.array(moments)
+
+
+def _positive(x: Float[Array, "size"]) -> Float[Array, "size"]:
+    """Close to x itself where it is positive, unlike softplus, and smooth."""
+    return 0.5 * (x + jnp.sqrt(x**2 + 0.01))
 
 
 def _at_most_one(x: Scalar) -> Scalar:

@@ -63,12 +63,12 @@ class TrainConfig:
         network: its architecture.
         weights: of the losses.
         optimizer: learning rate and what belongs to it.
-        geometries: of one family in a step.
+        geometries: of every family in a step.
         samples: densities of each of these geometries.
         at_a_time: of these densities that are processed together: one is best for the cache of a
             processor, all of them for a GPU.
-        families: how often each family is drawn, relative to the others; by default every
-            geometry equally often.
+        families: geometries of each family in a step, and no other families; by default
+            `geometries` of every family of the data.
         kinds: names of the kinds of external potentials that are used, "ground state" among them;
             by default all.
         source: "stored" for the samples of the data set, "fresh" for new potentials in every step,
@@ -88,16 +88,16 @@ class TrainConfig:
     weights: LossWeights = field(default_factory=LossWeights)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     geometries: int = 1
-    samples: int = 4
+    samples: int = 2
     at_a_time: int = 1
-    families: dict[str, float] = field(default_factory=dict)
+    families: dict[str, int] = field(default_factory=dict)
     kinds: tuple[str, ...] = ()
     source: Source = "stored"
     precision: Precision = "float32"
-    log_every: int = 50
-    validate_every: int = 2000
+    log_every: int = 5
+    validate_every: int = 100
     validation_samples: int = 8
-    checkpoint_every: int = 500
+    checkpoint_every: int = 50
     seed: int = 0
 
     def check(self) -> None:
@@ -130,13 +130,9 @@ class TrainConfig:
         weights = dataclasses.asdict(self.weights)
         if min(weights.values()) < 0 or not sum(weights.values()) > 0:
             raise InputError(f"loss weights must not be negative or all zero, but are {weights}")
-        settings = self.optimizer
-        if not settings.learning_rate > 0 or not settings.clip > 0 or settings.warmup < 0:
-            raise InputError("learning_rate and clip must be positive, warmup not negative")
-        if not (0 <= settings.average < 1 and 0 <= settings.b2 < 1 and 0 <= settings.final <= 1):
-            raise InputError("average and b2 must be from 0 to below 1, final from 0 to 1")
-        if self.families and not min(self.families.values()) > 0:
-            raise InputError(f"weights of families must be positive, but are {self.families}")
+        self.optimizer.check()
+        if self.families and min(self.families.values()) < 1:
+            raise InputError(f"geometries of families must be positive, but are {self.families}")
         if self.seed < 0:
             raise InputError(f"seed must not be negative, but is {self.seed}")
         if self.network.size not in SIZES:

@@ -28,6 +28,7 @@ from kineticnet_jax.train.groups import Group, GroupReader
 from kineticnet_jax.train.loss import validation_errors
 from kineticnet_jax.train.step import (
     AXIS,
+    Batch,
     TrainState,
     initial_state,
     make_optimizer,
@@ -46,7 +47,7 @@ METRIC_NAMES = (
     "energy",
     "tau",
     "potential",
-    "gradient_norm",
+    "step_norm",
     "samples_per_second",
     "seconds",
 )
@@ -116,11 +117,6 @@ class _Run:
     ):
         self.config, self.dataset, self.folder = config, dataset, folder
         self.mesh = None if devices is None else Mesh(np.array(devices), (AXIS,))
-        if self.mesh is not None and config.geometries % self.mesh.size:
-            raise InputError(
-                f"geometries in a step must be a multiple of the {self.mesh.size} devices, "
-                f"but are {config.geometries}"
-            )
         self.train_data = self._select("train")
         self.validation_data = self._select("validation")
         self.training = GroupReader(self.train_data, fresh=config.source == "fresh")
@@ -128,6 +124,13 @@ class _Run:
         for name in config.families:
             if name not in self.training.families:
                 raise unknown_name("family", name, self.training.families)
+        self.counts = config.families or dict.fromkeys(self.training.families, config.geometries)
+        for name, count in self.counts.items():
+            if self.mesh is not None and count % self.mesh.size:
+                raise InputError(
+                    f"geometries of {name} in a step must be a multiple of the {self.mesh.size} "
+                    f"devices, but are {count}"
+                )
         charges = [dataset.family(name).charges for name in self.training.families]
         elements = tuple(sorted({int(z) for row in charges for z in row}))
         self.network = config.network.config(elements, config.target)
@@ -182,18 +185,16 @@ class _Run:
             raise InputError(f"{self.folder}: cannot be made ({error.strerror})") from None
         write_json(place, content)
 
-    def batch(self, step: int) -> Group:
+    def batch(self, step: int) -> Batch:
         """The samples of a step, the same whenever it is asked for."""
-        config = self.config
-        random = np.random.default_rng([config.seed, step])
-        names = list(config.families or self.training.families)
-        sizes = {name: len(self.training.families[name]) for name in names}
-        weights = np.array([float((config.families or sizes)[name]) for name in names])
-        family = self.training.families[names[random.choice(len(names), p=weights / weights.sum())]]
-        few = len(family) < config.geometries
-        chosen = random.choice(family, config.geometries, replace=few)
-        if config.source == "fresh":
-            samples = random.integers(2**32, size=(config.geometries, config.samples))
+        random = np.random.default_rng([self.config.seed, step])
+        return tuple(self._group(random, name, count) for name, count in self.counts.items())
+
+    def _group(self, random: np.random.Generator, family: str, count: int) -> Group:
+        geometries = self.training.families[family]
+        chosen = random.choice(geometries, count, replace=len(geometries) < count)
+        if self.config.source == "fresh":
+            samples = random.integers(2**32, size=(count, self.config.samples))
         else:
             samples = np.array([self._some(random, int(g)) for g in chosen])
         return self.training.read([int(g) for g in chosen], samples)
@@ -209,16 +210,17 @@ class _Run:
             params = KineticNet(self.network).init(jax.random.key(config.seed))
             params = jax.tree.map(lambda x: x.astype(config.precision), params)
             optimizer = make_optimizer(config.optimizer, config.steps)
-            state = initial_state(optimizer, params)
+            state = initial_state(config.optimizer, optimizer, params)
             checkpoints = Checkpoints(self.folder / CHECKPOINTS)
             state = checkpoints.latest(state) or state
             if self.mesh is not None:
                 state = jax.device_put(state, NamedSharding(self.mesh, PartitionSpec()))
             step = make_step(
                 self.template,
+                config.optimizer,
                 optimizer,
                 config.weights,
-                config.optimizer.average,
+                config.seed,
                 self.mesh,
                 config.precision,
                 config.at_a_time,
@@ -232,7 +234,7 @@ class _Run:
     def _steps(
         self,
         state: TrainState,
-        step: Callable[[TrainState, Group], tuple[TrainState, dict[str, jax.Array]]],
+        step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]],
         checkpoints: Checkpoints,
         callback: Callable[[Progress], None] | None,
     ) -> TrainState:
@@ -250,7 +252,7 @@ class _Run:
             if done % config.log_every == 0 or done == config.steps:
                 self._check_finite(done - len(recent), recent, checkpoints)
                 now = time.perf_counter()
-                samples = len(recent) * config.geometries * config.samples
+                samples = len(recent) * sum(self.counts.values()) * config.samples
                 row = {key: float(np.mean([m[key] for m in recent])) for key in METRIC_NAMES[1:6]}
                 row["samples_per_second"] = samples / (now - last)
                 row["seconds"] = before + now - start
@@ -280,9 +282,9 @@ class _Run:
         for i, values in enumerate(recent):
             if values["finite"]:
                 continue
-            group = self.batch(first + i)
+            batch = self.batch(first + i)
             place = self.folder / FAILED
-            leaves, _ = jax.tree_util.tree_flatten_with_path(group)
+            leaves, _ = jax.tree_util.tree_flatten_with_path(batch)
             with complete_file(place) as temporary:
                 np.savez(
                     temporary,
@@ -297,7 +299,8 @@ class _Run:
     def _validate(self, state: TrainState) -> list[dict[str, Any]]:
         """Errors on the validation split in millihartree, a row for each family."""
         rows = []
-        for family, geometries in self.validation.families.items():
+        for family in self.counts:
+            geometries = self.validation.families[family]
             parts = []
             for geometry in geometries:
                 numbers = np.resize(

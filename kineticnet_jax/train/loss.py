@@ -129,7 +129,7 @@ def prepare_geometry(
     """
     space = group.space
     targets = group.targets()
-    grid = _cast(space.grid, dtype)
+    grid = cast(space.grid, dtype)
     molecule = Molecule(space.charges, space.positions)
     samples = evaluate_flat(space.density.functions, space.positions, space.grid.points)
     functions = space.density.transform.T @ samples
@@ -137,7 +137,7 @@ def prepare_geometry(
         targets = jax.vmap(partial(_pauli_part, space.grid, functions))(targets)
     eigenvalues = space.density.kinetic_eigenvalues
     bound = functional.bind_traced(molecule, grid, CHUNK)
-    return Site(bound, molecule, grid, *_cast((functions, eigenvalues), dtype)), targets
+    return Site(bound, molecule, grid, *cast((functions, eigenvalues), dtype)), targets
 
 
 def sample_errors(site: Site, params: Params, targets: Targets, potentials: bool = True) -> Errors:
@@ -151,7 +151,7 @@ def sample_errors(site: Site, params: Params, targets: Targets, potentials: bool
     """
     grid, dtype = site.grid, site.grid.weights.dtype
     functional = replace(site.functional, params=params)
-    known = _cast(targets, dtype)
+    known = cast(targets, dtype)
 
     def energy(density: GridDensity) -> tuple[Scalar, Scalar]:
         total, tau = functional.remainder_and_density(site.molecule, grid, density)
@@ -201,8 +201,8 @@ def _pauli_part(
     )
 
 
-def _cast(tree: Any, dtype: np.typing.DTypeLike) -> Any:
-    """Arrays of floating-point numbers in another precision."""
+def cast(tree: Any, dtype: np.typing.DTypeLike) -> Any:
+    """A pytree with its floating-point numbers in another precision."""
     return jax.tree.map(
         lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
     )

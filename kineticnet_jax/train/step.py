@@ -1,9 +1,13 @@
-"""One training step: a pure jitted function of the state and a group of samples."""
+"""One training step: a pure function of the state and a batch, compiled piece by piece.
+
+A batch are groups of samples of several families. What a group contributes is compiled once for
+each family, so that no family has to be padded to the size of another one.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +15,17 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Int
 
+from kineticnet_jax.errors import InputError, unknown_name
 from kineticnet_jax.functionals.learned import LearnedFunctional
 from kineticnet_jax.nn.network import Params
+from kineticnet_jax.train.gauss_newton import (
+    GaussNewtonSettings,
+    Residuals,
+    least_squares_step,
+    residuals,
+)
 from kineticnet_jax.train.groups import Group, Targets, over_geometries
 from kineticnet_jax.train.loss import LossWeights, Site, loss_of, prepare_geometry, sample_errors
 from kineticnet_jax.types import Scalar
@@ -21,26 +33,47 @@ from kineticnet_jax.types import Scalar
 AXIS = "geometries"
 """Axis of the device mesh over which the geometries of a group are spread."""
 
+Batch = tuple[Group, ...]
+Method = Literal["gauss-newton", "adam"]
+
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Adam with warm-up and cosine decay.
+    """How parameters follow from errors; the rate warms up and decays with a cosine.
 
     Attributes:
-        learning_rate: the largest one.
+        method: "gauss-newton" for least squares steps, or "adam".
+        learning_rate: the largest one: share of a least squares step, or Adam's rate.
         warmup: steps over which it grows from zero.
         final: the last learning rate as a fraction of the largest.
-        clip: norm to which gradients are cut.
-        b2: decay of the mean square of gradients.
+        clip: norm to which steps (Adam: gradients) are cut.
         average: decay per step of the moving average of the parameters used for evaluation.
+        gauss_newton: what else belongs to least squares steps.
+        b2: decay of the mean square of gradients of Adam.
     """
 
-    learning_rate: float = 2e-3
-    warmup: int = 200
+    method: Method = "gauss-newton"
+    learning_rate: float = 0.3
+    warmup: int = 10
     final: float = 0.01
     clip: float = 1.0
+    average: float = 0.95
+    gauss_newton: GaussNewtonSettings = field(default_factory=GaussNewtonSettings)
     b2: float = 0.99
-    average: float = 0.999
+
+    def check(self) -> None:
+        """Finds settings that make no sense.
+
+        Raises:
+            InputError: naming what to change.
+        """
+        if self.method not in ("gauss-newton", "adam"):
+            raise unknown_name("method", self.method, ("gauss-newton", "adam"))
+        if not self.learning_rate > 0 or not self.clip > 0 or self.warmup < 0:
+            raise InputError("learning_rate and clip must be positive, warmup not negative")
+        if not (0 <= self.average < 1 and 0 <= self.b2 < 1 and 0 <= self.final <= 1):
+            raise InputError("average and b2 must be from 0 to below 1, final from 0 to 1")
+        self.gauss_newton.check()
 
 
 @partial(
@@ -55,7 +88,7 @@ class TrainState:
     Attributes:
         params: parameters of the network.
         averaged: their moving average, for evaluation.
-        optimizer: state of the optimizer.
+        optimizer: state of the optimizer, with the last least squares step under "last".
         step: number of steps done; batches and random numbers follow from it.
     """
 
@@ -66,7 +99,7 @@ class TrainState:
 
 
 def make_optimizer(settings: OptimizerSettings, steps: int) -> optax.GradientTransformation:
-    """Adam with gradient clipping, warm-up, and cosine decay over a number of steps."""
+    """Clipping, Adam if that is the method, and the learning rate over a number of steps."""
     schedule = optax.warmup_cosine_decay_schedule(
         0.0,
         settings.learning_rate,
@@ -75,31 +108,40 @@ def make_optimizer(settings: OptimizerSettings, steps: int) -> optax.GradientTra
         settings.learning_rate * settings.final,
     )
     return optax.chain(
-        optax.clip_by_global_norm(settings.clip), optax.adam(schedule, b2=settings.b2)
+        optax.clip_by_global_norm(settings.clip),
+        optax.scale_by_adam(b2=settings.b2) if settings.method == "adam" else optax.identity(),
+        optax.scale_by_learning_rate(schedule),
     )
 
 
-def initial_state(optimizer: optax.GradientTransformation, params: Params) -> TrainState:
+def initial_state(
+    settings: OptimizerSettings, optimizer: optax.GradientTransformation, params: Params
+) -> TrainState:
     """The state before the first step."""
-    return TrainState(params, params, optimizer.init(params), jnp.zeros((), jnp.int32))
+    memory = {"optax": optimizer.init(params)}
+    if settings.method == "gauss-newton":
+        memory["last"] = jax.tree.map(jnp.zeros_like, params)
+    return TrainState(params, params, memory, jnp.zeros((), jnp.int32))
 
 
 def make_step(
     template: LearnedFunctional,
+    settings: OptimizerSettings,
     optimizer: optax.GradientTransformation,
     weights: LossWeights,
-    average: float,
+    seed: int = 0,
     mesh: Mesh | None = None,
     dtype: np.typing.DTypeLike = np.float32,
     at_a_time: int = 1,
-) -> Callable[[TrainState, Group], tuple[TrainState, dict[str, Scalar]]]:
-    """The step as a function of state and group.
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Scalar]]]:
+    """The step as a function of state and batch.
 
     Args:
         template: the functional; its parameters are replaced by those of the state.
+        settings: how parameters follow from errors.
         optimizer: from `make_optimizer`.
         weights: of the losses.
-        average: decay of the moving average of the parameters.
+        seed: of random directions.
         mesh: devices over which the geometries of a group are spread, one axis "geometries"; their
             number must divide that of the geometries.
         dtype: precision of the functional; labels are made in float64.
@@ -107,67 +149,130 @@ def make_step(
             a processor, all of them for a GPU. Must divide their number.
 
     Returns:
-        A jitted function to the new state and the loss with its terms in millihartree. If a loss
-        or gradient is not finite, parameters stay as they are and the metric "finite" is zero.
+        A pure function, made of compiled ones, to the new state and the loss with its terms in
+        millihartree, means over the samples. If a loss or a step is not finite, parameters stay
+        as they are and the metric "finite" is zero.
     """
-
-    def gradients(
-        params: Params, group: Group, add_up: Callable[[Any], Any] = lambda x: x
-    ) -> tuple[dict[str, Scalar], Params]:
-        """Loss, its terms and its gradient, one sample (or `at_a_time`) after the other."""
-
-        def loss(params: Params, site: Site, targets: Targets) -> tuple[Scalar, dict[str, Scalar]]:
-            judge = partial(sample_errors, site, params, potentials=weights.potential > 0)
-            return loss_of(jax.vmap(judge)(targets), weights)
-
-        def geometry(total: Any, part: Group) -> tuple[Any, None]:
-            site, targets = prepare_geometry(template, part, dtype)
-
-            def samples(total: Any, targets: Targets) -> tuple[Any, None]:
-                (value, terms), slope = jax.value_and_grad(loss, has_aux=True)(
-                    params, site, targets
-                )
-                new = (terms | {"loss": value}, slope, jnp.sum(targets.real))
-                return jax.tree.map(jnp.add, total, new), None
-
-            targets = jax.tree.map(lambda x: x.reshape(-1, at_a_time, *x.shape[1:]), targets)
-            return jax.lax.scan(samples, total, targets)[0], None
-
-        sums = dict.fromkeys(("energy", "tau", "potential", "loss"), jnp.zeros((), np.dtype(dtype)))
-        zero = (sums, jax.tree.map(jnp.zeros_like, params), jnp.zeros((), int))
-        metrics, slope, count = add_up(over_geometries(geometry, zero, group)[0])
-        scale = 1 / jnp.maximum(count, 1)
-        return jax.tree.map(lambda x: x * scale.astype(x.dtype), (metrics, slope))
-
-    def spread(params: Params, group: Group) -> tuple[dict[str, Scalar], Params]:
-        if mesh is None or mesh.size == 1:
-            return gradients(params, group)
-        return jax.shard_map(
-            partial(gradients, add_up=partial(jax.lax.psum, axis_name=AXIS)),
-            mesh=mesh,
-            in_specs=(PartitionSpec(), group.map_axes(PartitionSpec(), PartitionSpec(AXIS))),
-            out_specs=PartitionSpec(),
-            check_vma=False,
-        )(params, group)
+    if settings.method == "adam":
+        part: Callable[..., Any] = partial(_gradients, template, weights, dtype, at_a_time)
+        merge: Callable[..., Any] = _mean_gradient
+    else:
+        part = partial(_residuals, template, weights, dtype, at_a_time, settings.gauss_newton)
+        merge = partial(least_squares_step, settings.gauss_newton, weights)
+    summed = settings.method == "adam"
 
     @jax.jit
-    def step(state: TrainState, group: Group) -> tuple[TrainState, dict[str, Scalar]]:
-        metrics, slope = spread(state.params, group)
+    def contribution(params: Params, key: Array, group: Group) -> Any:
+        if mesh is None or mesh.size == 1:
+            return part(params, key, jnp.zeros((), int), group)
+
+        def on_device(params: Params, key: Array, group: Group) -> Any:
+            first = jax.lax.axis_index(AXIS) * len(group.positions)
+            result = part(params, key, first, group)
+            return jax.lax.psum(result, AXIS) if summed else result
+
+        return jax.shard_map(
+            on_device,
+            mesh=mesh,
+            in_specs=(
+                PartitionSpec(),
+                PartitionSpec(),
+                group.map_axes(PartitionSpec(), PartitionSpec(AXIS)),
+            ),
+            out_specs=PartitionSpec() if summed else PartitionSpec(AXIS),
+            check_vma=False,
+        )(params, key, group)
+
+    @jax.jit
+    def update(state: TrainState, parts: list[Any]) -> tuple[TrainState, dict[str, Scalar]]:
+        metrics, slope = merge(parts, state.optimizer.get("last"))
         norm = jnp.linalg.norm(ravel_pytree(slope)[0])
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
-        updates, optimizer_state = optimizer.update(slope, state.optimizer, state.params)
+        updates, memory = optimizer.update(slope, state.optimizer["optax"], state.params)
         params = optax.apply_updates(state.params, updates)
         # Short at first, while the parameters still move far.
-        decay = jnp.minimum(average, (1 + state.step) / (100 + state.step))
+        decay = jnp.minimum(settings.average, (1 + state.step) / (100 + state.step))
         averaged = jax.tree.map(
             lambda old, new: old + (1 - decay.astype(new.dtype)) * (new - old),
             state.averaged,
             params,
         )
-        new = TrainState(params, averaged, optimizer_state, state.step)
+        kept = {"optax": memory} | ({"last": slope} if "last" in state.optimizer else {})
+        new = TrainState(params, averaged, kept, state.step)
         new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
         new = replace(new, step=state.step + 1)
-        metrics |= {"finite": finite, "gradient_norm": norm}
-        return new, metrics
+        return new, metrics | {"finite": finite, "step_norm": norm}
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Scalar]]:
+        key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), state.step)
+        keys = jax.random.split(key, len(batch))
+        return update(
+            state, [contribution(state.params, *pair) for pair in zip(keys, batch, strict=True)]
+        )
 
     return step
+
+
+def _gradients(
+    template: LearnedFunctional,
+    weights: LossWeights,
+    dtype: np.typing.DTypeLike,
+    at_a_time: int,
+    params: Params,
+    _key: Array,
+    _first: Array,
+    group: Group,
+) -> tuple[dict[str, Scalar], Params, Int[Array, ""]]:
+    """Sums of the loss, its terms and its gradient over a group, and the number of samples."""
+
+    def loss(params: Params, site: Site, targets: Targets) -> tuple[Scalar, dict[str, Scalar]]:
+        judge = partial(sample_errors, site, params, potentials=weights.potential > 0)
+        return loss_of(jax.vmap(judge)(targets), weights)
+
+    def geometry(total: Any, part: Group) -> tuple[Any, None]:
+        site, targets = prepare_geometry(template, part, dtype)
+
+        def samples(total: Any, targets: Targets) -> tuple[Any, None]:
+            (value, terms), slope = jax.value_and_grad(loss, has_aux=True)(params, site, targets)
+            new = (terms | {"loss": value}, slope, jnp.sum(targets.real))
+            return jax.tree.map(jnp.add, total, new), None
+
+        targets = jax.tree.map(lambda x: x.reshape(-1, at_a_time, *x.shape[1:]), targets)
+        return jax.lax.scan(samples, total, targets)[0], None
+
+    sums = dict.fromkeys(("energy", "tau", "potential", "loss"), jnp.zeros((), np.dtype(dtype)))
+    zero = (sums, jax.tree.map(jnp.zeros_like, params), jnp.zeros((), int))
+    return over_geometries(geometry, zero, group)[0]
+
+
+def _mean_gradient(
+    parts: list[tuple[dict[str, Scalar], Params, Int[Array, ""]]], _last: None
+) -> tuple[dict[str, Scalar], Params]:
+    metrics, slope, count = jax.tree.map(lambda *sums: sum(sums), *parts)
+    scale = 1 / jnp.maximum(count, 1)
+    return jax.tree.map(lambda x: x * scale.astype(x.dtype), (metrics, slope))
+
+
+def _residuals(
+    template: LearnedFunctional,
+    weights: LossWeights,
+    dtype: np.typing.DTypeLike,
+    at_a_time: int,
+    settings: GaussNewtonSettings,
+    params: Params,
+    key: Array,
+    first: Array,
+    group: Group,
+) -> Residuals:
+    """Residuals of a group, of shape (geometries, samples, …)."""
+
+    def geometry(number: Array, part: Group) -> tuple[Array, Residuals]:
+        site, targets = prepare_geometry(template, part, dtype)
+        keys = jax.random.split(jax.random.fold_in(key, number), len(targets.real))
+
+        def sample(pair: tuple[Targets, Array]) -> Residuals:
+            return residuals(site, params, *pair, settings.directions, weights)
+
+        return number + 1, jax.lax.map(sample, (targets, keys), batch_size=at_a_time)
+
+    return over_geometries(geometry, first, group)[1]

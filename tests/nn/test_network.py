@@ -408,7 +408,7 @@ def directions(case, count=3):
 def test_derivatives_are_finite_differences(target, scale):
     # The third set of parameters does not saturate the bound.
     case, params = filled("H2O"), make_params(target, 2, scale)
-    h = 1e-4
+    h = 1e-5
     for direction in directions(case):
         result = evaluate(target, params, case, direction)
         values = {}

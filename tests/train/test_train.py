@@ -25,6 +25,7 @@ from kineticnet_jax.train.config import NetworkChoice, TrainConfig, load_train_c
 from kineticnet_jax.train.groups import GroupReader
 from kineticnet_jax.train.loop import BEST, CHECKPOINTS, METRICS, RUN, train
 from kineticnet_jax.train.loss import validation_errors
+from kineticnet_jax.train.step import OptimizerSettings
 
 H2 = Family("H2", "H\nH 1 r", 10, variables={"r": (0.6, 1.2)})
 HE = Family("He", "He", 10)
@@ -49,6 +50,7 @@ CONFIG = TrainConfig(
     steps=12,
     # Message passing takes most of the time to compile.
     network=dataclasses.replace(NETWORK, interactions=0),
+    optimizer=OptimizerSettings(warmup=2),
     samples=2,
     log_every=2,
     validate_every=4,
@@ -149,6 +151,14 @@ def test_fresh_labels_are_exact(data):
     assert np.all(targets.real)
 
 
+def test_adam_learns(data, tmp_path):
+    settings = OptimizerSettings("adam", 1e-2, warmup=2)
+    config = dataclasses.replace(CONFIG, optimizer=settings, families={"He": 1}, steps=20)
+    train(config, kn.Dataset(data), tmp_path / "run")
+    table = rows(tmp_path / "run")
+    assert float(table[-1]["loss"]) < 0.9 * float(table[0]["loss"])
+
+
 def test_a_run_learns_and_can_be_used(run, data):
     table = rows(run)
     assert [int(row["step"]) for row in table] == [2, 4, 6, 8, 10, 12]
@@ -220,8 +230,10 @@ sys.path[:0] = [{tests!r}, {here!r}]
 from test_train import *
 config = dataclasses.replace(CONFIG, geometries=4, samples=1, steps=1, log_every=1)
 config = dataclasses.replace(config, precision="float64")
-for name, devices in (("one", None), ("four", jax.devices())):
-    train(config, kn.Dataset({data!r}), {folder!r} + name, devices=devices)
+for method in ("adam", "gauss-newton"):
+    changed = dataclasses.replace(config, optimizer=OptimizerSettings(method, 1e-2))
+    for number, devices in (("1", None), ("4", jax.devices())):
+        train(changed, kn.Dataset({data!r}), {folder!r} + method + number, devices=devices)
 """
 
 
@@ -231,10 +243,11 @@ def test_four_devices_are_one(data, tmp_path):
         tests=os.path.dirname(here), here=here, data=str(data), folder=str(tmp_path) + "/"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=500)
-    one, four = rows(tmp_path / "one"), rows(tmp_path / "four")
-    for a, b in zip(one, four, strict=True):
-        for name in ("loss", "energy", "tau", "potential"):
-            assert float(a[name]) == pytest.approx(float(b[name]), rel=2e-6)
+    for method in ("adam", "gauss-newton"):
+        one, four = (rows(tmp_path / f"{method}{number}") for number in (1, 4))
+        for a, b in zip(one, four, strict=True):
+            for name in ("loss", "energy", "tau", "potential", "step_norm"):
+                assert float(a[name]) == pytest.approx(float(b[name]), rel=2e-6)
 
 
 def test_loss_that_is_not_finite_stops_the_run(data, tmp_path, monkeypatch):
@@ -243,14 +256,15 @@ def test_loss_that_is_not_finite_stops_the_run(data, tmp_path, monkeypatch):
     def poisoned(self, geometries, samples):
         group = read(self, geometries, samples)
         calls.append(geometries)
-        bad = np.nan if len(calls) == 3 else 1.0
+        # One for each of the two families in a step.
+        bad = np.nan if len(calls) == 6 else 1.0
         return dataclasses.replace(group, weights=bad * group.weights)
 
     monkeypatch.setattr(GroupReader, "read", poisoned)
     with pytest.raises(IncompleteError, match="step 3: the loss or its gradient is not a number"):
         train(CONFIG, kn.Dataset(data), tmp_path / "run")
     with np.load(tmp_path / "run" / "failed_batch.npz") as batch:
-        assert np.isfinite(batch[".positions"]).all()
+        assert np.isfinite(batch["[1].positions"]).all()
 
 
 def test_other_run_in_the_folder(run, data, tmp_path):
@@ -281,8 +295,8 @@ def test_damaged_checkpoint(run, data, tmp_path):
         ({"steps": 0}, "steps must be at least 1"),
         ({"checkpoint_every": 3}, "checkpoint_every must be a multiple of log_every"),
         ({"samples": 3, "at_a_time": 2}, "at_a_time must divide samples"),
-        ({"families": {"H3+": 1.0}}, "unknown family 'H3\\+'"),
-        ({"families": {"H2": 0.0}}, "weights of families must be positive"),
+        ({"families": {"H3+": 1}}, "unknown family 'H3\\+'"),
+        ({"families": {"H2": 0}}, "geometries of families must be positive"),
         ({"kinds": ("none",)}, "unknown kind of potential 'none'"),
         ({"network": NetworkChoice("large")}, "unknown network size 'large'"),
         ({"network": NetworkChoice("tiny", hidden=0)}, "hidden must be at least 1"),

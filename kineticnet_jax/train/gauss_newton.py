@@ -1,0 +1,215 @@
+"""Gauss-Newton steps in the space of the residuals of a batch.
+
+The errors of a batch are written as residuals whose squares add up to the loss. With fewer
+residuals than parameters the linear least squares problem of a step is solved exactly, at the price
+of one backward pass for each residual. Labels are free of noise, so that steps on small batches
+converge: hundreds of them do what Adam needs many thousands for.
+
+Reference: G. Goldshlager, N. Abrahamsen, L. Lin, J. Comput. Phys. 516, 113351 (2024), algorithm 1
+(SPRING), there for wave functions.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from kineticnet_jax.density import KAPPA
+from kineticnet_jax.errors import InputError
+from kineticnet_jax.functionals.kinetic import thomas_fermi
+from kineticnet_jax.grid import GridDensity
+from kineticnet_jax.nn.network import TAIL_ENERGY, Params
+from kineticnet_jax.train.groups import Targets
+from kineticnet_jax.train.loss import MILLIHARTREE, LossWeights, Site, cast
+from kineticnet_jax.types import PerPoint, Scalar
+
+ROBUST = 10.0
+"""Energy error in mHa, and square root of a potential error, from which on errors count less."""
+
+
+@dataclass(frozen=True)
+class GaussNewtonSettings:
+    """How the least squares problem of a step is solved.
+
+    Attributes:
+        directions: along which the potential of every sample is compared, drawn anew in every step.
+        damping: added to the matrix of the residuals, relative to its mean diagonal.
+        momentum: share of the last step that is kept where the batch says nothing.
+    """
+
+    directions: int = 2
+    damping: float = 1e-5
+    momentum: float = 0.95
+
+    def check(self) -> None:
+        """Finds settings that make no sense.
+
+        Raises:
+            InputError: naming what to change.
+        """
+        if self.directions < 1:
+            raise InputError(f"directions must be at least 1, but are {self.directions}")
+        if not self.damping > 0:
+            raise InputError(f"damping must be positive, but is {self.damping:g}")
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"momentum must be from 0 to below 1, but is {self.momentum:g}")
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["energy", "tau", "potential", "jacobian"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class Residuals:
+    """What a sample contributes to a least squares problem, and its derivatives.
+
+    Attributes:
+        energy: T_s minus the label in mHa.
+        tau: a random projection of the error of the kinetic energy density; the mean of its square
+            is ∫(Δτ)²/τ₀ dr in mHa with τ₀ = τ_TF + ½n.
+        potential: errors of δT_s/δn along random directions; the mean of their squares' sum is
+            the error as an energy (`residual_energy`) in mHa.
+        jacobian: derivatives of these numbers, in this order, by the parameters.
+    """
+
+    energy: Float[Array, "*batch"]
+    tau: Float[Array, "*batch"]
+    potential: Float[Array, "*batch directions"]
+    jacobian: Float[Array, "*batch rows parameters"]
+
+
+def residuals(
+    site: Site,
+    params: Params,
+    targets: Targets,
+    key: Array,
+    directions: int,
+    weights: LossWeights,
+) -> Residuals:
+    """Residuals at one density, not weighted; those of weight zero and their derivatives are zero.
+
+    Args:
+        site: of its geometry.
+        params: of the network.
+        targets: the density and its labels.
+        key: for the directions.
+        directions: of the potential.
+        weights: of the losses.
+    """
+    dtype = site.grid.weights.dtype
+    known: Targets = cast(targets, dtype)
+    flat, unravel = ravel_pytree(params)
+    directions = min(directions, len(site.kinetic_eigenvalues))
+    potential_key, tau_key = jax.random.split(key)
+
+    def both(flat: Float[Array, "parameters"], density: GridDensity) -> tuple[Scalar, Any]:
+        functional = replace(site.functional, params=unravel(flat))
+        return functional.remainder_and_density(site.molecule, site.grid, density)
+
+    def slope(density: GridDensity) -> tuple[Array, Array]:
+        return jax.value_and_grad(lambda flat: both(flat, density)[0])(flat)
+
+    changes, scaled = _changes(site, known, potential_key, directions)
+    if weights.potential > 0:
+        (energy, row), derivative = jax.linearize(slope, known.density)
+        values, rows = jax.lax.map(derivative, changes)
+        labelled = jnp.all(jnp.isfinite(known.gradient)) & targets.real
+        values -= scaled @ jnp.where(labelled, known.gradient, 0)
+        unit = jnp.where(labelled, MILLIHARTREE**-0.5, 0)
+        potential, potential_rows = unit * values, unit * rows
+    else:
+        energy, row = slope(known.density)
+        potential = jnp.zeros(directions, dtype)
+        potential_rows = jnp.zeros((directions, len(flat)), dtype)
+    tau, tau_row = jnp.zeros((), dtype), jnp.zeros_like(flat)
+    if weights.tau > 0:
+        projection = _projection(site, known, tau_key)
+
+        def projected(flat: Float[Array, "parameters"]) -> Scalar:
+            _, found = both(flat, known.density)
+            return jnp.zeros((), dtype) if found is None else projection @ (found - known.tau)
+
+        tau, tau_row = jax.value_and_grad(projected)(flat)
+    # In the precision of the label, as both numbers are large.
+    error = (energy.astype(targets.energy.dtype) - targets.energy).astype(dtype)
+    real = jnp.where(targets.real, 1, 0).astype(dtype)
+    return Residuals(
+        real / MILLIHARTREE * error,
+        real * tau,
+        potential,
+        jnp.concatenate([real / MILLIHARTREE * row[None], real * tau_row[None], potential_rows]),
+    )
+
+
+def _changes(
+    site: Site, known: Targets, key: Array, count: int
+) -> tuple[GridDensity, Float[Array, "count functions"]]:
+    """Changes of the density at constant N, and as coefficients of √n.
+
+    δψ = Σ_k d_k u_k with d_k divided by 2 (t_k + κ)^½, in random orthogonal directions.
+    """
+    stiffness = site.kinetic_eigenvalues + KAPPA
+    functions = len(stiffness)
+    chosen = jax.random.orthogonal(key, functions, dtype=stiffness.dtype)[:count]
+    scaled = chosen * jnp.sqrt(functions / count) / (2 * jnp.sqrt(stiffness))
+    x = known.x / jnp.linalg.norm(known.x)
+    scaled -= (scaled @ x)[:, None] * x
+    samples = (scaled @ site.functions).reshape(count, 4, -1)
+    value, slopes = samples[:, 0], jnp.moveaxis(samples[:, 1:], 1, 2)
+    n = 2 * known.psi * value
+    grad_n = 2 * (value[..., None] * known.grad_psi + known.psi[:, None] * slopes)
+    return GridDensity(n, grad_n), scaled
+
+
+def _projection(site: Site, known: Targets, key: Array) -> PerPoint:
+    """A random vector whose product with Δτ has the mean square ∫(Δτ)²/τ₀ dr in millihartree."""
+    n = known.density.n
+    unit = thomas_fermi(n, known.density.grad_n) + TAIL_ENERGY * n
+    signs = jax.random.rademacher(key, n.shape, dtype=n.dtype)
+    return signs * jnp.sqrt(jnp.abs(site.grid.weights) / ((unit + 1e-10) * MILLIHARTREE))
+
+
+def least_squares_step(
+    settings: GaussNewtonSettings, weights: LossWeights, parts: list[Residuals], last: Params
+) -> tuple[dict[str, Scalar], Params]:
+    """The step that makes the linearized residuals of a batch as small as possible.
+
+    With residuals r and derivatives J, φ = Jᵀ(JJᵀ + λ)⁻¹(r - J μφ₀) + μφ₀.
+
+    Args:
+        settings: damping λ and momentum μ.
+        weights: of the losses.
+        parts: residuals of each group of the batch.
+        last: the step φ₀ before, a tree like the parameters.
+
+    Returns:
+        Means over the samples of the loss, the absolute energy error and the squared residuals of
+        τ and of the potential in millihartree, and φ: what to subtract from the parameters.
+    """
+    before, unravel = ravel_pytree(last)
+    rows, matrices, terms = [], [], []
+    for part in parts:
+        energy, tau = part.energy.reshape(-1), part.tau.reshape(-1)
+        potential = part.potential.reshape(len(energy), -1)
+        terms.append((energy, tau, jnp.sum(potential**2, axis=1)))
+        columns = jnp.concatenate([energy[:, None], tau[:, None], potential], axis=1)
+        factors = [weights.energy, weights.tau, *[weights.potential] * potential.shape[1]]
+        scale = jnp.sqrt(jnp.array(factors, columns.dtype)) * (1 + (columns / ROBUST) ** 2) ** -0.25
+        rows.append((scale * columns).reshape(-1))
+        jacobian = scale[..., None] * part.jacobian.reshape(*scale.shape, -1)
+        matrices.append(jacobian.reshape(-1, len(before)))
+    r, jacobian = jnp.concatenate(rows), jnp.concatenate(matrices)
+    matrix = (jacobian @ jacobian.T).astype(float)
+    damping = settings.damping * jnp.trace(matrix) / len(r)
+    rest = (r - settings.momentum * (jacobian @ before)).astype(float)
+    solution = jnp.linalg.solve(matrix + damping * jnp.eye(len(r)), rest).astype(r.dtype)
+    step = solution @ jacobian + settings.momentum * before
+    energy, tau, potential = (jnp.concatenate(values) for values in zip(*terms, strict=True))
+    loss = weights.energy * energy**2 + weights.tau * tau**2 + weights.potential * potential
+    metrics = {"loss": loss, "energy": jnp.abs(energy), "tau": tau**2, "potential": potential}
+    return jax.tree.map(jnp.mean, metrics), unravel(step)

@@ -1,0 +1,169 @@
+"""Least squares steps: residuals against the errors, derivatives, and the step itself."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from datasets import write_dataset
+from jax.flatten_util import ravel_pytree
+
+import kineticnet_jax as kn
+from kineticnet_jax.data.config import DataConfig, Family
+from kineticnet_jax.errors import InputError
+from kineticnet_jax.functionals.learned import LearnedFunctional
+from kineticnet_jax.nn.convolution import Filters
+from kineticnet_jax.nn.network import KineticNet, network_config
+from kineticnet_jax.train.gauss_newton import (
+    ROBUST,
+    GaussNewtonSettings,
+    Residuals,
+    least_squares_step,
+    residuals,
+)
+from kineticnet_jax.train.groups import GroupReader, over_geometries
+from kineticnet_jax.train.loss import LossWeights, prepare_geometry, sample_errors
+
+DATA = DataConfig(
+    "tiny",
+    (Family("He", "He", 6),),
+    potentials_per_geometry=1,
+    grid_level=1,
+    basis="6-31g",
+)
+ALL = LossWeights(1.0, 1.0, 1.0)
+
+
+def network(target, inputs):
+    return network_config(
+        "tiny",
+        (2,),
+        target=target,
+        inputs=inputs,
+        filters=Filters((4, 2), last=50.0),
+        channels=4,
+        features=4,
+        interactions=0,
+        hidden=4,
+        vectors=2,
+    )
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory):
+    dataset = kn.Dataset(write_dataset(DATA, tmp_path_factory.mktemp("data") / "tiny.h5"))
+    reader = GroupReader(dataset)
+    geometry, numbers = next(iter(reader.numbers.items()))
+    return reader.read([geometry], np.array([numbers]))
+
+
+def at_first(group, functional, function):
+    """A function of site and targets at the last (perturbed) density of the geometry."""
+
+    def geometry(_, part):
+        site, targets = prepare_geometry(functional, part, np.float64)
+        return None, function(site, jax.tree.map(lambda x: x[-1], targets))
+
+    return jax.tree.map(lambda x: x[0], over_geometries(geometry, None, group)[1])
+
+
+def random_functional(target, inputs):
+    config = network(target, inputs)
+    params = KineticNet(config).init(jax.random.key(1))
+    return LearnedFunctional(config, jax.tree.map(lambda x: x.astype(float), params))
+
+
+@pytest.mark.parametrize(("target", "inputs"), [("total", "density"), ("pauli", "gradient")])
+def test_squares_are_the_errors(group, target, inputs):
+    functional = random_functional(target, inputs)
+    params = functional.params
+
+    def both(site, targets):
+        count = len(site.kinetic_eigenvalues)
+        rows = residuals(site, params, targets, jax.random.key(0), count, ALL)
+        return rows, sample_errors(site, params, targets)
+
+    rows, errors = at_first(group, functional, both)
+    assert float(rows.energy) == pytest.approx(1e3 * float(errors.energy), rel=1e-12)
+    assert np.sum(rows.potential**2) == pytest.approx(1e3 * float(errors.potential), rel=1e-9)
+
+
+def test_random_projections_are_right_on_average(group):
+    functional = random_functional("total", "density")
+    params = functional.params
+
+    def both(site, targets):
+        keys = jax.random.split(jax.random.key(0), 400)
+
+        def squares(key):
+            rows = residuals(site, params, targets, key, 1, ALL)
+            return jnp.sum(rows.potential**2), rows.tau**2
+
+        bound = dataclasses.replace(site.functional, params=params)
+        _, tau = bound.remainder_and_density(site.molecule, site.grid, targets.density)
+        n = targets.density.n
+        unit = 3 / 10 * (3 * np.pi**2) ** (2 / 3) * n ** (5 / 3) + 0.5 * n + 1e-10
+        weighted = 1e3 * jnp.sum(jnp.abs(site.grid.weights) * (tau - targets.tau) ** 2 / unit)
+        return jax.lax.map(squares, keys), sample_errors(site, params, targets), weighted
+
+    (potential, tau), errors, weighted = at_first(group, functional, both)
+    for found, expected in ((potential, 1e3 * errors.potential), (tau, weighted)):
+        uncertainty = np.std(found) / np.sqrt(len(found))
+        assert np.mean(found) == pytest.approx(float(expected), abs=4 * float(uncertainty))
+        assert uncertainty < 0.2 * expected
+
+
+def test_derivatives_are_finite_differences(group):
+    functional = random_functional("total", "density")
+    flat, unravel = ravel_pytree(functional.params)
+    direction = np.random.default_rng(0).normal(size=flat.shape)
+
+    def rows(site, targets):
+        def at(t):
+            params = unravel(flat + t * direction)
+            return residuals(site, params, targets, jax.random.key(0), 2, ALL)
+
+        return at(0.0), at(1e-5), at(-1e-5)
+
+    here, after, before = at_first(group, functional, rows)
+    found = here.jacobian @ direction
+    values = [jnp.concatenate([r.energy[None], r.tau[None], r.potential]) for r in (after, before)]
+    expected = (values[0] - values[1]) / 2e-5
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6 * np.abs(found).max())
+
+
+def test_step_solves_the_least_squares_problem():
+    random = np.random.default_rng(0)
+    settings, weights = GaussNewtonSettings(damping=1e-3, momentum=0.9), LossWeights(2.0, 0.5, 3.0)
+    last = {"a": random.normal(size=(4, 5)), "b": random.normal(size=10)}
+    r = 5 * random.normal(size=(3, 4))
+    jacobian = random.normal(size=(3, 4, 30))
+    part = Residuals(*map(jnp.asarray, (r[:, 0], r[:, 1], r[:, 2:], jacobian)))
+    parts = [jax.tree.map(lambda x: x[None, :2], part), jax.tree.map(lambda x: x[None, 2:], part)]
+    metrics, step = least_squares_step(settings, weights, parts, last)
+
+    scale = np.sqrt([2.0, 0.5, 3.0, 3.0]) * (1 + (r / ROBUST) ** 2) ** -0.25
+    a, b = (scale[..., None] * jacobian).reshape(12, 30), (scale * r).reshape(12)
+    before = np.asarray(ravel_pytree(last)[0])
+    # The stationary point of |a s - b|² + λ|s - μ s₀|².
+    damping = 1e-3 * np.mean(np.sum(a**2, axis=1))
+    expected = np.linalg.solve(a.T @ a + damping * np.eye(30), a.T @ b + damping * 0.9 * before)
+    np.testing.assert_allclose(ravel_pytree(step)[0], expected, rtol=1e-8, atol=1e-10)
+    assert float(metrics["energy"]) == pytest.approx(np.mean(np.abs(r[:, 0])))
+    assert float(metrics["potential"]) == pytest.approx(np.mean(np.sum(r[:, 2:] ** 2, axis=1)))
+    loss = np.mean((r**2) @ np.array([2.0, 0.5, 3.0, 3.0]))
+    assert float(metrics["loss"]) == pytest.approx(loss)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"directions": 0}, "directions must be at least 1"),
+        ({"damping": 0.0}, "damping must be positive"),
+        ({"momentum": 1.0}, "momentum must be from 0"),
+    ],
+)
+def test_bad_settings(changes, message):
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(GaussNewtonSettings(), **changes).check()

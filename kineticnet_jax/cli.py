@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +20,7 @@ from kineticnet_jax import cli_data, cli_functionals, cli_train, reference
 from kineticnet_jax.energy import NO_XC
 from kineticnet_jax.errors import unknown_name
 from kineticnet_jax.files import check_writable, complete_file, write_json
-from kineticnet_jax.functionals.registry import FUNCTIONALS
+from kineticnet_jax.functionals.registry import FUNCTIONALS, PRETRAINED, training_conditions
 from kineticnet_jax.functionals.xc import XC_FUNCTIONALS
 from kineticnet_jax.minimize import Method
 from kineticnet_jax.system import DENSITY_BASES
@@ -38,15 +38,18 @@ class Optimize:
     molecule: Positional[Path]
     """xyz file with the geometry in ångström."""
     functional: str = "tf+vw"
-    """Kinetic energy functional: tf, vw, tf+vw, tf+0.2vw, apbek, lkt or thakkar, or the folder of a
-    learned one."""
-    xc: str = "blyp"
-    """Exchange-correlation functional: lda, pbe, blyp or none."""
-    basis: str = "cc-pvdz"
-    """Orbital basis of the reference and of the initial guess; any name PySCF knows."""
+    """Kinetic energy functional: tf, vw, tf+vw, tf+0.2vw, apbek, lkt or thakkar, a pretrained one
+    (two-electron), or the folder of a learned one."""
+    xc: str | None = None
+    """Exchange-correlation functional: lda, pbe, blyp or none. By default what a learned functional
+    was trained with, else blyp."""
+    basis: str | None = None
+    """Orbital basis of the reference and of the initial guess; any name PySCF knows. By default
+    what a learned functional was trained with, else cc-pvdz."""
     density_basis: str | None = None
-    """Basis of √n: reference (the orbital basis), even-tempered, or a name. By default reference
-    for two electrons and even-tempered for more."""
+    """Basis of √n: reference (the orbital basis), even-tempered, or a name. By default what a
+    learned functional was trained with, else reference for two electrons and even-tempered for
+    more."""
     guess: str = "sad"
     """Starting density: sad, minao, hcore or random."""
     seed: int = 0
@@ -79,7 +82,7 @@ class Info:
     """
 
     file: Positional[Path | None] = None
-    """HDF5 file of a data set, or folder of a learned functional."""
+    """HDF5 file of a data set, name of a pretrained functional or folder of a learned one."""
     json: Path | None = None
     """Write the same to this JSON file."""
 
@@ -119,8 +122,9 @@ def main(arguments: list[str] | None = None) -> None:
         elif isinstance(command, cli_train.EvaluateCommand):
             cli_train.evaluate_command(command, console)
         elif command.file is not None:
-            part = cli_functionals if command.file.is_dir() else cli_data
-            part.info(command.file, command.json, console)
+            place = PRETRAINED.get(str(command.file), command.file)
+            part = cli_functionals if place.is_dir() else cli_data
+            part.info(place, command.json, console)
         else:
             _info(command, console)
     except kn.InputError as error:
@@ -149,18 +153,19 @@ def _configure_jax() -> None:
 
 def _optimize(options: Optimize, console: Console) -> int:
     """Runs the optimization and reports it; returns the exit code."""
-    functional = _check(options)
+    functional = kn.load_functional(options.functional)
+    options = _like_training(options, functional)
+    xc, basis = _check(options)
     molecule = kn.Molecule.from_xyz(options.molecule, options.charge)
+    _warn_of_electrons(options.functional, molecule, functional)
     ground_state = None
     with console.status(f"{molecule.formula}: preparing") as status:
         start = time.perf_counter()
-        system = kn.prepare(molecule, options.basis, options.density_basis, options.grid_level)
+        system = kn.prepare(molecule, basis, options.density_basis, options.grid_level)
         preparation_seconds = time.perf_counter() - start
         if options.reference:
             status.update(f"{molecule.formula}: Kohn–Sham reference")
-            ground_state = reference.kohn_sham(
-                molecule, options.xc, options.basis, options.grid_level
-            )
+            ground_state = reference.kohn_sham(molecule, xc, basis, options.grid_level)
 
         def show(progress: kn.Progress) -> None:
             status.update(
@@ -173,7 +178,7 @@ def _optimize(options: Optimize, console: Console) -> int:
         solution = kn.optimize_density(
             system,
             functional,
-            options.xc,
+            xc,
             options.guess,
             method=options.method,
             tolerance=options.tolerance,
@@ -189,8 +194,42 @@ def _optimize(options: Optimize, console: Console) -> int:
     return DONE if solution.converged else NOT_CONVERGED
 
 
-def _check(options: Optimize) -> kn.Functional:
-    """Finds bad names and unwritable outputs before anything expensive starts."""
+def _like_training(options: Optimize, functional: kn.Functional) -> Optimize:
+    """Options that were left out as a learned functional was trained; warns of other ones."""
+    trained = training_conditions(functional)
+    changes: dict[str, Any] = {}
+    for name, default in (("xc", "blyp"), ("basis", "cc-pvdz"), ("density_basis", None)):
+        given, known = getattr(options, name), trained.get(name.replace("_", " "))
+        if given is None:
+            changes[name] = known or default
+        elif known and given.lower() != known:
+            option = name.replace("_", "-")
+            print(
+                f"kineticnet: warning: '{options.functional}' was trained with {option} {known}, "
+                f"but --{option} is {given}",
+                file=sys.stderr,
+            )
+    return replace(options, **changes)
+
+
+def _warn_of_electrons(name: str, molecule: kn.Molecule, functional: kn.Functional) -> None:
+    known = training_conditions(functional).get("electrons")
+    if known and str(molecule.n_electrons) not in known.split(", "):
+        print(
+            f"kineticnet: warning: '{name}' was trained on systems of {known} "
+            f"electrons, but {molecule.formula} has {molecule.n_electrons}",
+            file=sys.stderr,
+        )
+
+
+def _check(options: Optimize) -> tuple[str, str]:
+    """Finds bad names and unwritable outputs before anything expensive starts.
+
+    Returns:
+        The names of the xc functional and of the basis.
+    """
+    assert options.xc is not None
+    assert options.basis is not None
     for path in (options.json, options.plot, options.cube):
         if path is not None:
             check_writable(path)
@@ -204,7 +243,7 @@ def _check(options: Optimize) -> kn.Functional:
             raise unknown_name(kind, name, known)
     if options.reference and options.xc == NO_XC:
         raise kn.InputError("--reference needs an xc functional, but --xc is none")
-    return kn.load_functional(options.functional)
+    return options.xc, options.basis
 
 
 def _result(
@@ -316,7 +355,7 @@ def _info(options: Info, console: Console) -> None:
         "versions": {"python": sys.version.split()[0]}
         | {name: metadata.version(name) for name in packages},
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
-        "functionals": [*FUNCTIONALS, "tf+λvw with any λ, such as tf+0.2vw"],
+        "functionals": [*FUNCTIONALS, "tf+λvw with any λ, such as tf+0.2vw", *PRETRAINED],
         "xc functionals": [*XC_FUNCTIONALS, NO_XC],
         "bases": [*reference.known_bases(), "any other all-electron basis of PySCF"],
         "density bases": [*DENSITY_BASES, "any basis"],

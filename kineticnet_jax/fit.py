@@ -277,8 +277,7 @@ def fit_moments(
     errors = np.array([accumulator.validation.mean_square(c) for c in solutions])
     best = int(np.argmin(errors))
     seconds = time.perf_counter() - start
-    details = {
-        "data": dataset.config.to_json(),
+    details = dataset.conditions(dataset.families) | {
         "training samples": str(len(parts[0])),
         "settings": repr(settings),
         "regularization": f"{settings.regularizations[best]:g}",

@@ -170,6 +170,19 @@ class Dataset(Sequence[Sample]):
         names = list(self._family_records)
         return tuple(names[i] for i in np.unique(self._rows[:, 2]))
 
+    def conditions(self, families: Sequence[str]) -> dict[str, str]:
+        """What a functional trained on some of its families has seen, as text for its provenance."""
+        config = self.config
+        electrons = {self.family(name).n_electrons for name in families}
+        return {
+            "xc": config.xc,
+            "basis": config.basis,
+            "density basis": config.density_basis or "",
+            "electrons": ", ".join(map(str, sorted(electrons))),
+            "families": ", ".join(families),
+            "data": config.to_json(),
+        }
+
     @property
     def geometries(self) -> tuple[int, ...]:
         """Indices of the geometries that occur."""

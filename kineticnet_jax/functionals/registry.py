@@ -17,6 +17,12 @@ FUNCTIONALS = {
 }
 """Classical functionals: Thomas–Fermi, von Weizsäcker, their sum, APBEK, LKT and Thakkar."""
 
+PRETRAINED = {
+    path.parent.name: path.parent
+    for path in sorted((Path(__file__).parents[1] / "pretrained").glob("*/functional.json"))
+}
+"""Folders of the learned functionals that come with the package, each with a model card."""
+
 _TF_LAMBDA_VW = re.compile(r"tf\+(\d+(?:\.\d+)?|1/\d+)vw")
 
 
@@ -25,7 +31,8 @@ def load_functional(name: str | Path) -> Functional:
 
     Args:
         name: "tf", "vw", "tf+vw", "apbek", "lkt", "thakkar", or "tf+0.2vw" and "tf+1/9vw" for
-            any coefficient of the von Weizsäcker term; or the path of a folder.
+            any coefficient of the von Weizsäcker term; the name of a pretrained functional,
+            such as "two-electron"; or the path of a folder.
 
     Returns:
         The functional.
@@ -37,11 +44,12 @@ def load_functional(name: str | Path) -> Functional:
     key = str(name).lower()
     # A classical functional with a fraction in its name has a slash too.
     classical = key in FUNCTIONALS or _TF_LAMBDA_VW.fullmatch(key)
-    if not classical and ("/" in str(name) or Path(name).is_dir()):
+    place = PRETRAINED.get(key, Path(name))
+    if not classical and (key in PRETRAINED or "/" in str(name) or place.is_dir()):
         # The network loads e3nn, which takes a second that classical functionals do not need.
         from kineticnet_jax.functionals.storage import read_functional
 
-        return read_functional(name)
+        return read_functional(place)
     if key in FUNCTIONALS:
         return FUNCTIONALS[key]
     if match := _TF_LAMBDA_VW.fullmatch(key):
@@ -49,4 +57,14 @@ def load_functional(name: str | Path) -> Functional:
         if denominator == "0":
             raise InputError(f"'{name}' divides by zero")
         return SemiLocal(key, float(numerator) / float(denominator or 1), thomas_fermi)
-    raise unknown_name("functional", str(name), FUNCTIONALS)
+    raise unknown_name("functional", str(name), (*FUNCTIONALS, *PRETRAINED))
+
+
+def training_conditions(functional: Functional) -> dict[str, str]:
+    """What a learned functional was trained with, by name: "xc", "basis", "density basis", ….
+
+    Empty for classical functionals, and without what is not known.
+    """
+    provenance = getattr(functional, "provenance", None)
+    details = {} if provenance is None else dict(provenance.details)
+    return {name: value for name, value in details.items() if value}

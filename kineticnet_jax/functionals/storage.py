@@ -20,7 +20,9 @@ from kineticnet_jax.functionals.moments import MomentConfig
 from kineticnet_jax.nn.network import KineticNet, NetworkConfig
 
 FORMAT = "kineticnet_jax functional"
-VERSION = 1
+VERSION = 2
+NETWORK_VERSION = 2
+"""First version in which networks are what they are now."""
 DESCRIPTION, ARRAYS = "functional.json", "arrays.npz"
 
 
@@ -89,6 +91,10 @@ def read_functional(folder: str | Path) -> LearnedFunctional:
         raise InputError(f"{folder}: {ARRAYS} is missing; the copy is incomplete")
     if _checksum(path) != content.get("sha256"):
         raise InputError(f"{path}: damaged or truncated (wrong checksum); copy it again")
+    if content.get("network") is not None and content["version"] < NETWORK_VERSION:
+        raise InputError(
+            f"{folder}: its network is that of an earlier version of kineticnet_jax; train it again"
+        )
     try:
         network, moments = (
             None if content[key] is None else from_mapping(kind, content[key], key)

@@ -144,13 +144,8 @@ class _Run:
         return part
 
     def _provenance(self) -> Provenance:
-        data, config = self.dataset.config, self.config
-        details = {
-            "xc": data.xc,
-            "basis": data.basis,
-            "density basis": data.density_basis or "",
-            "families": ", ".join(self.dataset.families),
-            "data": data.to_json(),
+        config = self.config
+        details = self.dataset.conditions(tuple(self.counts)) | {
             "training": config.to_json(),
             "version": metadata.version("kineticnet-jax"),
         }

@@ -113,14 +113,14 @@ def write_report(
     content: dict[str, Any] = {"fixed_densities": tables}
     lines = [f"# {title}", "", "## At fixed densities", ""]
     lines += ["Errors in mHa; that of the potential is the energy an optimizer would wrongly gain."]
-    lines += ["", *_markdown(FIXED_HEADS, tables), ""]
+    lines += ["", *markdown_table(FIXED_HEADS, tables), ""]
     lines += ["![parity](parity.png)", "", "![errors](errors.png)", ""]
     if optimized:
         content["optimizations"] = {
             name: optimization_table(errors) for name, errors in optimized.items()
         }
         lines += ["## After density optimization", ""]
-        lines += [*_markdown(OPTIMIZED_HEADS, content["optimizations"]), ""]
+        lines += [*markdown_table(OPTIMIZED_HEADS, content["optimizations"]), ""]
     content["samples"] = {name: _columns(errors) for name, errors in fixed.items()}
     content["runs"] = {name: _columns(errors) for name, errors in optimized.items()}
     write_json(folder / "errors.json", content)
@@ -185,7 +185,10 @@ def _by_family(
     return rows
 
 
-def _markdown(heads: tuple[str, ...], tables: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+def markdown_table(
+    heads: tuple[str, ...], tables: dict[str, dict[str, dict[str, float]]]
+) -> list[str]:
+    """Lines of a table with a row for each family of each functional."""
     lines = ["| functional | family | " + " | ".join(heads) + " |"]
     lines.append("| --- | --- |" + " ---: |" * len(heads))
     for name, table in tables.items():

@@ -12,21 +12,23 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 from scipy.interpolate import CubicSpline
 
 import kineticnet_jax as kn
 from kineticnet_jax import reference
-from kineticnet_jax.colors import COLORS
+from kineticnet_jax.colors import BLUE, COLORS, GREY
 from kineticnet_jax.data.config import DataConfig, load_config
 from kineticnet_jax.data.run import generate
 from kineticnet_jax.evaluate import BASELINES, GUESSES, optimization_errors, sample_errors
 from kineticnet_jax.evaluation_report import write_report
+from kineticnet_jax.report import plot_solution
 from kineticnet_jax.train.config import TrainConfig, load_train_config
 from kineticnet_jax.train.loop import BEST, Progress, train
 from kineticnet_jax.train.plot import write_training_figure
-from kineticnet_jax.units import CHEMICAL_ACCURACY_IN_MILLIHARTREE
+from kineticnet_jax.units import BOHR_IN_ANGSTROM, CHEMICAL_ACCURACY_IN_MILLIHARTREE
 
 HERE = Path(__file__).parent
 SHORTEST, LONGEST = 0.4, 3.0
@@ -45,18 +47,22 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_num_cpu_devices", options.devices)
     options.out.mkdir(exist_ok=True, parents=True)
-    data_config = load_config(HERE.parent / "configs" / "two-electron.toml")
+    configs = HERE.parent / "configs"
+    data_config = load_config(configs / "two-electron.toml")
+    test_config = load_config(configs / "two-electron-test.toml")
     config = load_train_config(options.config)
     guesses, points = GUESSES, 100
     if options.smoke:
-        data_config, config = _smaller(data_config, config)
+        data_config, config = _smaller(data_config), _smaller_training(config)
+        test_config = _smaller(test_config)
         guesses, points = GUESSES[:1], 5
     seconds = {}
 
     start = time.perf_counter()
-    data = options.out / "data.h5"
-    if not data.exists():
-        generate(data_config, data)
+    data, test_data = options.out / "data.h5", options.out / "test.h5"
+    for content, path in ((data_config, data), (test_config, test_data)):
+        if not path.exists():
+            generate(content, path)
     seconds["data"] = time.perf_counter() - start
 
     start = time.perf_counter()
@@ -67,7 +73,7 @@ def main() -> None:
     seconds["training"] = time.perf_counter() - start
 
     start = time.perf_counter()
-    test = dataset.select(split="test")
+    test = kn.Dataset(test_data)
     functionals = {config.name: functional} | {name: kn.load_functional(name) for name in BASELINES}
     fixed = {name: sample_errors(one, test) for name, one in functionals.items()}
     optimized = optimization_errors({config.name: functional}, test, guesses)
@@ -78,7 +84,10 @@ def main() -> None:
     curve = dissociation(functional, data_config, points)
     (options.out / "curve.json").write_text(json.dumps(curve, indent=2))
     plot_dissociation(curve).savefig(options.out / "curve.png", dpi=150)
+    for name, figure in bond_figures(functional, data_config).items():
+        figure.savefig(options.out / name, dpi=150)
     seconds["evaluation"] = time.perf_counter() - start
+    (options.out / "seconds.json").write_text(json.dumps(seconds, indent=2))
     print(f"functional in {run / BEST}, report in {options.out / 'report.md'}")
     print(", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
     print(
@@ -87,24 +96,25 @@ def main() -> None:
     )
 
 
-def _smaller(data: DataConfig, config: TrainConfig) -> tuple[DataConfig, TrainConfig]:
+def _smaller(config: DataConfig) -> DataConfig:
     families = tuple(
-        dataclasses.replace(family, geometries=10)
-        for family in data.families
+        dataclasses.replace(family, geometries=min(family.geometries, 10))
+        for family in config.families
         if family.name in ("He", "H2")
     )
+    return dataclasses.replace(config, families=families, potentials_per_geometry=3)
+
+
+def _smaller_training(config: TrainConfig) -> TrainConfig:
     network = dataclasses.replace(config.network, size="tiny", filters=None, interactions=0)
-    return (
-        dataclasses.replace(data, families=families, potentials_per_geometry=3),
-        dataclasses.replace(
-            config,
-            steps=20,
-            network=network,
-            families={},
-            log_every=10,
-            validate_every=20,
-            checkpoint_every=10,
-        ),
+    return dataclasses.replace(
+        config,
+        steps=20,
+        network=network,
+        families={},
+        log_every=10,
+        validate_every=20,
+        checkpoint_every=10,
     )
 
 
@@ -153,8 +163,60 @@ def plot_dissociation(curve: dict[str, list[float] | float]) -> Figure:
     return figure
 
 
+def bond_figures(functional: kn.Functional, config: DataConfig) -> dict[str, Figure]:
+    """Density, optimization path and potential of H2 at its bond length, by file name."""
+    molecule = kn.Molecule.from_string("2\n\nH 0 0 0\nH 0 0 0.74")
+    system = kn.prepare(molecule, config.basis, config.density_basis)
+    solution = kn.optimize_density(system, functional, config.xc, "hcore")
+    exact = kn.OrbitalDensity.from_kohn_sham(reference.kohn_sham(molecule, config.xc, config.basis))
+    return {
+        "bond.png": plot_solution(system, solution, exact),
+        "potential.png": plot_potential(functional, system, solution.density),
+    }
+
+
+def plot_potential(functional: kn.Functional, system: kn.System, density: kn.SqrtDensity) -> Figure:
+    """(δT_s/δn) √n along the bond, the part of it that the basis can tell, beside the exact one.
+
+    The constant in the potential, which means nothing for a fixed number of electrons, is chosen so
+    that ∫n δT_s/δn dr is exact.
+    """
+    grid, basis = system.grid, system.density_basis
+    c = density.normalized(system).coefficients
+
+    def energy(c: jax.Array) -> jax.Array:
+        values = (c @ basis.on_grid).reshape(4, -1)
+        sampled = kn.GridDensity(values[0] ** 2, 2 * (values[0] * values[1:]).T)
+        return functional(system.molecule, grid, sampled)
+
+    on_axis = np.hypot(grid.points[:, 0], grid.points[:, 1]) < 1e-8
+    on_axis &= np.abs(grid.points[:, 2] - np.mean(system.molecule.positions[:, 2])) < 5
+    points = np.flatnonzero(on_axis)[np.argsort(grid.points[on_axis, 2])]
+    z = grid.points[points, 2] * BOHR_IN_ANGSTROM
+    functions = basis.on_grid[:, points]
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    exact, learned = basis.kinetic @ c, 0.5 * jax.grad(energy)(c)
+    learned += basis.overlap @ c * (c @ (exact - learned)) / system.n_electrons
+    for gradient, label, color, width in (
+        (exact, "exact", GREY, 3),
+        (learned, "learned functional", BLUE, 1),
+    ):
+        axes.plot(
+            z,
+            jnp.linalg.solve(basis.overlap, gradient) @ functions,
+            color=color,
+            lw=width,
+            label=label,
+        )
+    axes.set(xlabel="position along the bond (Å)", ylabel="(δT$_s$/δn) √n (Ha bohr$^{-3/2}$)")
+    axes.legend(frameon=False)
+    return figure
+
+
 def _show(progress: Progress) -> None:
-    if progress.step % 1000 == 0:
+    if progress.step % 100 == 0:
         metrics = progress.metrics
         print(
             f"step {progress.step}: T_s {metrics['energy']:.3f}, potential "

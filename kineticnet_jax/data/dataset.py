@@ -171,7 +171,7 @@ class Dataset(Sequence[Sample]):
         return tuple(names[i] for i in np.unique(self._rows[:, 2]))
 
     def conditions(self, families: Sequence[str]) -> dict[str, str]:
-        """What a functional trained on some of its families has seen, as text for its provenance."""
+        """What a functional trained on some families has seen, as text for its provenance."""
         config = self.config
         electrons = {self.family(name).n_electrons for name in families}
         return {

@@ -1,0 +1,100 @@
+"""Puts the functional of a finished run into the package, with a model card.
+
+Run `python experiments/two_electron/ship.py two-electron` after `run.py --out two-electron`.
+"""
+
+import argparse
+import json
+import subprocess
+from pathlib import Path
+
+import kineticnet_jax as kn
+from kineticnet_jax.evaluation_report import FIXED_HEADS, OPTIMIZED_HEADS, markdown_table
+from kineticnet_jax.files import complete_file
+from kineticnet_jax.functionals.learned import LearnedFunctional, parameter_count
+from kineticnet_jax.functionals.storage import read_functional, save_functional
+from kineticnet_jax.train.loop import BEST
+
+CARD = """# {name}
+
+A learned kinetic energy functional of two electrons: T_s[n] itself from the density alone. Nothing
+of the von Weizsäcker functional, the exact answer here, is inside.
+
+    kineticnet optimize h2.xyz --functional {name} --reference
+
+- Network: {parameters:,} parameters, target "{target}", input "{inputs}".
+- Trained on: {families}; {xc}/{basis}; ground states and random external potentials, {steps} steps.
+- Made by: `python experiments/two_electron/run.py`, commit {commit}, seed {seed}; the data follow
+  from their configuration and seed. Both configurations are in `functional.json`.
+
+## Domain of validity
+
+Two electrons of H, He and Li nuclei: {families}, bonds and angles as in the data. For other numbers
+of electrons, other elements and densities far from ground states the energy means nothing. The
+density is to be represented in the basis of the reference ({basis}); the energy is that of this
+basis.
+
+The kinetic energy density is determined less well than its integral: only the energy and its
+derivative have weight in training.
+
+## Errors on unseen geometries and potentials
+
+At fixed densities, in mHa; the error of the potential is the energy an optimizer would wrongly
+gain.
+
+{fixed}
+
+After density optimization from the starting densities {guesses}, against Kohn–Sham, in mHa.
+
+{optimized}
+
+H2 from 0.4 to 3 Å: the second difference of the curve deviates from Kohn–Sham's by at most
+{second:.3f} mHa, its minimum by {minimum:+.4f} Å.
+"""
+
+
+def main() -> None:
+    """Copies the functional and writes the card."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="folder of a finished run.py")
+    options = parser.parse_args()
+    functional = read_functional(options.run / "run" / BEST)
+    errors = json.loads((options.run / "errors.json").read_text(encoding="utf-8"))
+    curve = json.loads((options.run / "curve.json").read_text(encoding="utf-8"))
+    folder = Path(kn.__file__).parent / "pretrained" / functional.name
+    folder.parent.mkdir(exist_ok=True)
+    save_functional(functional, folder)
+    with complete_file(folder / "README.md") as temporary:
+        temporary.write_text(card(functional, errors, curve), encoding="utf-8")
+    print(f"written to {folder}")
+
+
+def card(functional: LearnedFunctional, errors: dict, curve: dict) -> str:
+    """The model card as Markdown."""
+    details = dict(functional.provenance.details)
+    name, network = functional.name, functional.network
+    assert network is not None
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    return CARD.format(
+        name=name,
+        parameters=parameter_count(functional)["network"],
+        target=network.target,
+        inputs=network.inputs,
+        families=details["families"],
+        xc=details["xc"],
+        basis=details["basis"],
+        steps=details["steps"],
+        commit=commit,
+        seed=json.loads(details["training"])["seed"],
+        fixed="\n".join(markdown_table(FIXED_HEADS, errors["fixed_densities"])),
+        guesses=", ".join(dict.fromkeys(errors["runs"][name]["guess"])),
+        optimized="\n".join(markdown_table(OPTIMIZED_HEADS, errors["optimizations"])),
+        second=curve["second_difference_mha"],
+        minimum=curve["minimum_error_angstrom"],
+    )
+
+
+if __name__ == "__main__":
+    main()

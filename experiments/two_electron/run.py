@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("two-electron"), help="folder of the run")
     parser.add_argument("--config", type=Path, default=HERE / "train.toml", help="of the training")
-    parser.add_argument("--devices", type=int, default=2, help="cores or GPUs to train on")
+    parser.add_argument("--devices", type=int, default=1, help="cores or GPUs to train on")
     parser.add_argument("--smoke", action="store_true", help="everything small, for a quick look")
     options = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)

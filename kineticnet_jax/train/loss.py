@@ -54,8 +54,9 @@ class Errors:
 class LossWeights:
     """How much each error counts; all errors are in millihartree.
 
-    The loss of a sample is energy · (√(1 + ΔT²) - 1) + tau · ∫|Δτ| dr + potential · ΔV: squares of
-    small energy errors, absolute values of large ones.
+    With Adam the loss of a sample is energy · (√(1 + ΔT²) - 1) + tau · ∫|Δτ| dr + potential · ΔV:
+    squares of small energy errors, absolute values of large ones. Least squares steps have the
+    squares of `Residuals` instead.
 
     Attributes:
         energy: weight of the kinetic energy.
@@ -64,7 +65,7 @@ class LossWeights:
     """
 
     energy: float = 1.0
-    tau: float = 0.1
+    tau: float = 0.01
     potential: float = 1.0
 
 

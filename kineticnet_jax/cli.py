@@ -39,7 +39,7 @@ class Optimize:
     """xyz file with the geometry in ångström."""
     functional: str = "tf+vw"
     """Kinetic energy functional: tf, vw, tf+vw, tf+0.2vw, apbek, lkt or thakkar, a pretrained one
-    (two-electron), or the folder of a learned one."""
+    (see `kineticnet info`), or the folder of a learned one."""
     xc: str | None = None
     """Exchange-correlation functional: lda, pbe, blyp or none. By default what a learned functional
     was trained with, else blyp."""

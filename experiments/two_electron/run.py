@@ -1,7 +1,7 @@
 """The two-electron functional: data, training, evaluation and report by one command.
 
 Run `python experiments/two_electron/run.py --out two-electron`; a run that was stopped goes on.
-With `--smoke` everything is small and takes less than two minutes.
+With `--smoke` everything is small and takes a few minutes.
 """
 
 import argparse

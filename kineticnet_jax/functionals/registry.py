@@ -32,7 +32,7 @@ def load_functional(name: str | Path) -> Functional:
     Args:
         name: "tf", "vw", "tf+vw", "apbek", "lkt", "thakkar", or "tf+0.2vw" and "tf+1/9vw" for
             any coefficient of the von Weizsäcker term; the name of a pretrained functional,
-            such as "two-electron"; or the path of a folder.
+            one of `PRETRAINED`; or the path of a folder.
 
     Returns:
         The functional.

@@ -354,6 +354,7 @@ def test_settings_no_filters_can_be_made_of_are_refused(changes, message):
         replace(Filters(), **changes).check()
 
 
-def test_defaults_are_accepted():
-    Filters().check()
-    FILTERS["log-gaussian"].check()
+@pytest.mark.parametrize("filters", [Filters(), FILTERS["log-gaussian"]])
+def test_defaults_are_accepted(filters):
+    filters.check()
+    assert len(filters.scales) == filters.counts[0]

@@ -230,7 +230,7 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_enable_x64", True)
 sys.path[:0] = [{tests!r}, {here!r}]
 from test_train import *
-config = dataclasses.replace(CONFIG, families=dict(H2=4), samples=1, steps=1, log_every=1)
+config = dataclasses.replace(CONFIG, families=dict(H2=4), samples=1, steps=2, log_every=1)
 config = dataclasses.replace(config, precision="float64")
 for method in ("adam", "gauss-newton"):
     changed = dataclasses.replace(config, optimizer=OptimizerSettings(method, 1e-2))
@@ -288,6 +288,9 @@ def test_damaged_checkpoint(run, data, tmp_path):
     largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
     with pytest.raises(InputError, match="12: damaged or of another network"):
         train(CONFIG, kn.Dataset(data), folder)
+    shutil.rmtree(folder / CHECKPOINTS / "12")
+    train(CONFIG, kn.Dataset(data), folder)
+    assert without_times(rows(folder)) == without_times(rows(run))
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,8 @@ Command = (
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `kineticnet`; ends the process with the exit code of the command."""
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s: %(message)s")
+    # Orbax logs the traceback of a failed write, which is reported in one line.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     command = tyro.cli(
         Command,
         prog="kineticnet",

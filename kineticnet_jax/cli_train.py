@@ -1,5 +1,6 @@
 """The commands `kineticnet train` and `kineticnet evaluate`."""
 
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from kineticnet_jax import reference
 from kineticnet_jax.cli_data import progress_bar
 from kineticnet_jax.errors import unknown_name
 from kineticnet_jax.files import check_writable
+from kineticnet_jax.functionals.registry import training_conditions
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ def evaluate_command(options: EvaluateCommand, console: Console) -> None:
     dataset = kn.Dataset(options.data).select(split=options.split)
     if len(dataset) == 0:
         raise kn.InputError(f"{options.data}: has no {options.split} samples")
+    _warn_of_other_labels(name, functional, dataset)
     starts = [(guess, 0) for guess in options.guesses if guess != "random"]
     if "random" in options.guesses:
         starts += [("random", seed) for seed in range(options.seeds)]
@@ -156,6 +159,17 @@ def evaluate_command(options: EvaluateCommand, console: Console) -> None:
             )
         console.print(text, highlight=False)
     console.print(f"written to {options.out}", highlight=False)
+
+
+def _warn_of_other_labels(name: str, functional: kn.Functional, dataset: kn.Dataset) -> None:
+    trained, labels = training_conditions(functional), dataset.conditions(())
+    for key in ("xc", "basis"):
+        if trained.get(key, labels[key]) != labels[key]:
+            print(
+                f"kineticnet: warning: '{name}' was trained with {key} {trained[key]}, but the "
+                f"data set has {labels[key]}",
+                file=sys.stderr,
+            )
 
 
 def _show(bar: Progress, row: TaskID, done: int) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import jax
 import pytest
+import tiny
+from datasets import write_dataset
 from geometries import GEOMETRIES
 
 import kineticnet_jax as kn
@@ -14,6 +16,26 @@ jax.config.update("jax_enable_x64", True)
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "xla"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+MAPPINGS = Path("/proc/self/maps")
+"""Memory mappings of this process, a line each; on Linux only."""
+
+MOST_MAPPINGS = 20_000
+"""Far from the 65,530 a process may have: beyond, compilation ends the process."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_memory_mappings():
+    """Drops compiled programs when there are many; each large one takes thousands of mappings."""
+    yield
+    if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > MOST_MAPPINGS:
+        jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Path of the data set of `tiny`."""
+    return write_dataset(tiny.DATA, tmp_path_factory.mktemp("data") / "tiny.h5")
 
 
 @cache

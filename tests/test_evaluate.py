@@ -4,25 +4,14 @@ import json
 
 import numpy as np
 import pytest
-from datasets import write_dataset
 
 import kineticnet_jax as kn
 from kineticnet_jax.cli import main
-from kineticnet_jax.data.config import DataConfig, Family
 from kineticnet_jax.evaluate import optimization_errors, sample_errors
 from kineticnet_jax.evaluation_report import fixed_density_table, optimization_table
-
-DATA = DataConfig(
-    "hydrogen",
-    (Family("H2", "H\nH 1 r", 10, variables={"r": (0.6, 1.2)}),),
-    potentials_per_geometry=3,
-    grid_level=2,
-)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_dataset(DATA, tmp_path_factory.mktemp("data") / "hydrogen.h5")
+from kineticnet_jax.functionals.learned import LearnedFunctional, Provenance
+from kineticnet_jax.functionals.moments import MomentConfig
+from kineticnet_jax.functionals.storage import save_functional
 
 
 def test_exact_functional_has_no_errors_at_fixed_densities(data):
@@ -37,7 +26,7 @@ def test_exact_functional_has_no_errors_at_fixed_densities(data):
 
 
 def test_exact_functional_has_no_errors_after_optimization(data):
-    dataset = kn.Dataset(data).select("test")
+    dataset = kn.Dataset(data).select("test", "H2")
     functionals = {name: kn.load_functional(name) for name in ("vw", "tf")}
     starts = (("hcore", 0), ("random", 3))
     errors = optimization_errors(functionals, dataset, starts)
@@ -55,8 +44,8 @@ def test_exact_functional_has_no_errors_after_optimization(data):
 def test_table_of_errors(data):
     errors = sample_errors(kn.load_functional("tf"), kn.Dataset(data).select("test"))
     table = fixed_density_table(errors)
-    assert list(table) == ["H2"]
-    row = table["H2"]
+    assert list(table) == ["H2", "He", "all"]
+    row = table["all"]
     assert row["mae"] == pytest.approx(1e3 * np.mean(np.abs(errors.energy)))
     assert row["largest"] >= row["percentile95"] >= row["median"] > 0
     assert row["tau"] >= row["mae"]
@@ -96,6 +85,27 @@ def test_bad_input_is_one_line(data, tmp_path, capsys, arguments, message):
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "report").exists()
+
+
+def test_data_of_other_elements_and_another_basis(data, tmp_path, capsys):
+    moments = MomentConfig((1,))
+    details = (("xc", "blyp"), ("basis", "cc-pvdz"))
+    functional = LearnedFunctional(
+        moments=moments,
+        coefficients=np.zeros(len(moments.names)),
+        provenance=Provenance("mine", details),
+    )
+    save_functional(functional, tmp_path / "mine")
+    report = tmp_path / "report"
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", str(tmp_path / "mine"), "--data", str(data), "--out", str(report)])
+    assert end.value.code == 2
+    warning, error = capsys.readouterr().err.splitlines()
+    assert warning == (
+        "kineticnet: warning: 'mine' was trained with basis cc-pvdz, but the data set has 6-31g"
+    )
+    assert "He" in error
+    assert not report.exists()
 
 
 def test_folder_with_something_else_is_left_alone(data, tmp_path, capsys):

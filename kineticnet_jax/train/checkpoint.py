@@ -1,5 +1,6 @@
 """Checkpoints of a training run; the only place that knows orbax."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,14 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from kineticnet_jax.errors import InputError
+from kineticnet_jax.errors import IncompleteError, InputError
 from kineticnet_jax.train.step import TrainState
 
 KEPT = 2
 """Number of checkpoints kept; if the newest is damaged the one before it is there."""
+
+ROOM = 4
+"""Free space a checkpoint needs, in units of its arrays."""
 
 
 class Checkpoints:
@@ -29,10 +33,24 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def save(self, state: TrainState) -> None:
-        """Writes a state under the number of its step, if that is not there yet."""
+        """Writes a state under the number of its step, if that is not there yet.
+
+        Raises:
+            IncompleteError: if it cannot be written, for instance to a full disk.
+        """
         step = int(state.step)
-        if step not in self._manager.all_steps():
+        if step in self._manager.all_steps():
+            return
+        needed = ROOM * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        try:
+            if shutil.disk_usage(self.folder).free < needed:
+                raise OSError("no space left on the disk")
             self._manager.save(step, args=ocp.args.StandardSave(state))
+        except (ValueError, OSError) as error:
+            raise IncompleteError(
+                f"{self.folder}: step {step} could not be written ({_reason(error)}); what was "
+                "written before is kept: make room and give the same command again"
+            ) from None
 
     def latest(self, like: TrainState) -> TrainState | None:
         """The newest state, or None if there is none.
@@ -51,9 +69,8 @@ class Checkpoints:
         try:
             state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
         except (ValueError, OSError, KeyError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0][:200]
             raise InputError(
-                f"{place}: damaged or of another network ({reason}); "
+                f"{place}: damaged or of another network ({_reason(error)}); "
                 "delete this folder to go on from the checkpoint before it"
             ) from None
         _check_shapes(place, state, like)
@@ -62,6 +79,11 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for everything to be written."""
         self._manager.close()
+
+
+def _reason(error: Exception) -> str:
+    """The end of an error's first line, where the system says what is wrong."""
+    return str(error).strip().splitlines()[0][-100:]
 
 
 def _check_shapes(place: Path, state: Any, like: Any) -> None:

@@ -165,7 +165,7 @@ class _Run:
                 known = json.loads(place.read_text(encoding="utf-8"))
             except (json.JSONDecodeError, UnicodeDecodeError) as error:
                 raise InputError(f"{place}: damaged ({error}); give another folder") from None
-            different = [key for key in content if known.get(key) != content[key]]
+            different = _differences(known, content)
             if different:
                 raise InputError(
                     f"{self.folder}: holds a run with other settings ({', '.join(different)}); "
@@ -332,6 +332,18 @@ class _Run:
             )
         provenance = Provenance(self.config.name, tuple(details.items()))
         return replace(self.template, params=params, provenance=provenance)
+
+
+def _differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    """Names of the settings that differ, such as "data.basis"."""
+    names = []
+    for key in second:
+        a, b = first.get(key), second[key]
+        if isinstance(a, dict) and isinstance(b, dict):
+            names += [f"{key}.{name}" for name in _differences(a, b)]
+        elif a != b:
+            names.append(key)
+    return names
 
 
 def _scores(rows: list[dict[str, Any]]) -> dict[int, float]:

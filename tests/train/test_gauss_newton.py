@@ -6,15 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from datasets import write_dataset
 from jax.flatten_util import ravel_pytree
+from tiny import random_functional
 
 import kineticnet_jax as kn
-from kineticnet_jax.data.config import DataConfig, Family
 from kineticnet_jax.errors import InputError
-from kineticnet_jax.functionals.learned import LearnedFunctional
-from kineticnet_jax.nn.convolution import Filters
-from kineticnet_jax.nn.network import KineticNet, network_config
 from kineticnet_jax.train.gauss_newton import (
     ROBUST,
     GaussNewtonSettings,
@@ -25,37 +21,14 @@ from kineticnet_jax.train.gauss_newton import (
 from kineticnet_jax.train.groups import GroupReader, over_geometries
 from kineticnet_jax.train.loss import LossWeights, prepare_geometry, sample_errors
 
-DATA = DataConfig(
-    "tiny",
-    (Family("He", "He", 6),),
-    potentials_per_geometry=1,
-    grid_level=1,
-    basis="6-31g",
-)
 ALL = LossWeights(1.0, 1.0, 1.0)
 
 
-def network(target, inputs):
-    return network_config(
-        "tiny",
-        (2,),
-        target=target,
-        inputs=inputs,
-        filters=Filters((4, 2), last=50.0),
-        channels=4,
-        features=4,
-        interactions=0,
-        hidden=4,
-        vectors=2,
-    )
-
-
 @pytest.fixture(scope="module")
-def group(tmp_path_factory):
-    dataset = kn.Dataset(write_dataset(DATA, tmp_path_factory.mktemp("data") / "tiny.h5"))
-    reader = GroupReader(dataset)
+def group(data):
+    reader = GroupReader(kn.Dataset(data).select("train", "He"))
     geometry, numbers = next(iter(reader.numbers.items()))
-    return reader.read([geometry], np.array([numbers]))
+    return reader.read([geometry], np.array([numbers[:2]]))
 
 
 def at_first(group, functional, function):
@@ -68,15 +41,9 @@ def at_first(group, functional, function):
     return jax.tree.map(lambda x: x[0], over_geometries(geometry, None, group)[1])
 
 
-def random_functional(target, inputs):
-    config = network(target, inputs)
-    params = KineticNet(config).init(jax.random.key(1))
-    return LearnedFunctional(config, jax.tree.map(lambda x: x.astype(float), params))
-
-
 @pytest.mark.parametrize(("target", "inputs"), [("total", "density"), ("pauli", "gradient")])
 def test_squares_are_the_errors(group, target, inputs):
-    functional = random_functional(target, inputs)
+    functional = random_functional(target, inputs, interactions=0)
     params = functional.params
 
     def both(site, targets):
@@ -90,7 +57,7 @@ def test_squares_are_the_errors(group, target, inputs):
 
 
 def test_random_projections_are_right_on_average(group):
-    functional = random_functional("total", "density")
+    functional = random_functional("total", "density", interactions=0)
     params = functional.params
 
     def both(site, targets):
@@ -115,7 +82,7 @@ def test_random_projections_are_right_on_average(group):
 
 
 def test_derivatives_are_finite_differences(group):
-    functional = random_functional("total", "density")
+    functional = random_functional("total", "density", interactions=0)
     flat, unravel = ravel_pytree(functional.params)
     direction = np.random.default_rng(0).normal(size=flat.shape)
 

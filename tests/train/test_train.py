@@ -3,48 +3,30 @@
 import csv
 import dataclasses
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
-from datasets import write_dataset
+from tiny import DATA, NETWORK, random_functional
 
 import kineticnet_jax as kn
-from kineticnet_jax.data.config import DataConfig, Family, config_from_json
+from kineticnet_jax.data.config import config_from_json
 from kineticnet_jax.errors import IncompleteError, InputError
 from kineticnet_jax.evaluate import sample_errors
-from kineticnet_jax.functionals.learned import LearnedFunctional
-from kineticnet_jax.nn.convolution import Filters
-from kineticnet_jax.nn.network import KineticNet
+from kineticnet_jax.train.checkpoint import Checkpoints
 from kineticnet_jax.train.config import NetworkChoice, TrainConfig, load_train_config
 from kineticnet_jax.train.groups import GroupReader
 from kineticnet_jax.train.loop import BEST, CHECKPOINTS, METRICS, RUN, train
 from kineticnet_jax.train.loss import validation_errors
-from kineticnet_jax.train.step import OptimizerSettings
+from kineticnet_jax.train.step import OptimizerSettings, initial_state, make_optimizer
 
-H2 = Family("H2", "H\nH 1 r", 10, variables={"r": (0.6, 1.2)})
-HE = Family("He", "He", 10)
-DATA = DataConfig(
-    "tiny",
-    (H2, HE),
-    potentials_per_geometry=3,
-    grid_level=1,
-    basis="6-31g",
-)
-NETWORK = NetworkChoice(
-    "tiny",
-    filters=Filters((4, 2), last=50.0),
-    channels=4,
-    features=4,
-    interactions=1,
-    hidden=4,
-    vectors=2,
-)
 CONFIG = TrainConfig(
     "tiny",
     steps=12,
@@ -62,11 +44,6 @@ CONFIG = TrainConfig(
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_dataset(DATA, tmp_path_factory.mktemp("data") / "tiny.h5")
-
-
-@pytest.fixture(scope="module")
 def run(data, tmp_path_factory):
     """A finished run."""
     folder = tmp_path_factory.mktemp("runs") / "run"
@@ -81,12 +58,6 @@ def rows(folder, name=METRICS):
 
 def without_times(table):
     return [{k: v for k, v in row.items() if "second" not in k} for row in table]
-
-
-def random_functional(target, inputs, dtype=np.float64):
-    network = dataclasses.replace(NETWORK, inputs=inputs).config((1, 2), target)
-    params = KineticNet(network).init(jax.random.key(3))
-    return LearnedFunctional(network, jax.tree.map(lambda x: x.astype(dtype), params))
 
 
 @pytest.mark.parametrize(("target", "inputs"), [("total", "density"), ("pauli", "gradient")])
@@ -268,14 +239,43 @@ def test_loss_that_is_not_finite_stops_the_run(data, tmp_path, monkeypatch):
         assert np.isfinite(batch["[0].positions"]).all()
 
 
-def test_other_run_in_the_folder(run, data, tmp_path):
-    with pytest.raises(InputError, match="holds a run with other settings \\(training\\)"):
+def test_other_run_in_the_folder(run, data, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"holds a run with other settings \(training.seed\)"):
         train(dataclasses.replace(CONFIG, seed=1), kn.Dataset(data), run)
+    other = kn.Dataset(data)
+    monkeypatch.setattr(other, "config", dataclasses.replace(DATA, basis="cc-pvdz"))
+    with pytest.raises(InputError, match=r"holds a run with other settings \(data.basis\)"):
+        train(CONFIG, other, run)
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(InputError, match="exists and holds no run"):
         train(CONFIG, kn.Dataset(data), tmp_path)
     assert (tmp_path / "letter.txt").read_text() == "dear"
     assert (run / RUN).is_file()
+
+
+# Orbax leaves writes to be cancelled behind.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
+    settings = OptimizerSettings()
+    params = random_functional("total", "density").params
+    first = initial_state(settings, make_optimizer(settings, 10), params)
+    second = dataclasses.replace(first, step=first.step + 4)
+    checkpoints = Checkpoints(tmp_path / CHECKPOINTS)
+    checkpoints.save(first)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+    try:
+        with pytest.raises(IncompleteError, match=r"step 4 could not be written \(.*too large"):
+            checkpoints.save(second)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+        with pytest.raises(IncompleteError, match=r"step 4 could not be written \(no space left"):
+            checkpoints.save(second)
+    assert int(Checkpoints(tmp_path / CHECKPOINTS).latest(first).step) == 0
+    checkpoints.save(second)
+    assert int(Checkpoints(tmp_path / CHECKPOINTS).latest(first).step) == 4
 
 
 def test_damaged_checkpoint(run, data, tmp_path):

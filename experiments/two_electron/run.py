@@ -82,12 +82,12 @@ def main() -> None:
     def show_geometries(done: int) -> None:
         print(f"densities optimized: {done} of {len(test.geometries)} geometries", flush=True)
 
+    # Compiled programs of all stages would take more memory mappings than a process may have.
     jax.clear_caches()
     optimized = optimization_errors(
         {config.name: functional}, test, guesses, callback=show_geometries
     )
     write_report(options.out, "Two electrons", fixed, optimized)
-    # Compiled programs would take more memory mappings than a process may have.
     jax.clear_caches()
     optimized |= optimization_errors(
         {name: functionals[name] for name in BASELINES}, test, guesses[:1]

@@ -17,6 +17,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, subcommand
 
 import kineticnet_jax as kn
 from kineticnet_jax import cli_data, cli_functionals, cli_train, reference
+from kineticnet_jax.cli_data import warn
 from kineticnet_jax.energy import NO_XC
 from kineticnet_jax.errors import unknown_name
 from kineticnet_jax.files import check_writable, complete_file, write_json
@@ -206,10 +207,9 @@ def _like_training(options: Optimize, functional: kn.Functional) -> Optimize:
             changes[name] = known or default
         elif known and given.lower() != known:
             option = name.replace("_", "-")
-            print(
-                f"kineticnet: warning: '{options.functional}' was trained with {option} {known}, "
-                f"but --{option} is {given}",
-                file=sys.stderr,
+            warn(
+                f"'{options.functional}' was trained with {option} {known}, but --{option} is "
+                f"{given}"
             )
     return replace(options, **changes)
 
@@ -217,10 +217,9 @@ def _like_training(options: Optimize, functional: kn.Functional) -> Optimize:
 def _warn_of_electrons(name: str, molecule: kn.Molecule, functional: kn.Functional) -> None:
     known = training_conditions(functional).get("electrons")
     if known and str(molecule.n_electrons) not in known.split(", "):
-        print(
-            f"kineticnet: warning: '{name}' was trained on systems of {known} "
-            f"electrons, but {molecule.formula} has {molecule.n_electrons}",
-            file=sys.stderr,
+        warn(
+            f"'{name}' was trained on systems of {known} electrons, but {molecule.formula} has "
+            f"{molecule.n_electrons}"
         )
 
 

@@ -1,5 +1,6 @@
 """The commands of the command line that deal with data sets."""
 
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,11 @@ def generate(options: Generate, console: Console) -> None:
                 f"{run.parts_folder(options.out)}: run the same again"
             ) from None
     info(options.out, options.json, console)
+
+
+def warn(message: str) -> None:
+    """Prints a warning of one line on standard error."""
+    print(f"kineticnet: warning: {message}", file=sys.stderr)
 
 
 def progress_bar(console: Console) -> Progress:

@@ -1,6 +1,5 @@
 """The commands `kineticnet train` and `kineticnet evaluate`."""
 
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ from tyro.conf import Positional
 
 import kineticnet_jax as kn
 from kineticnet_jax import reference
-from kineticnet_jax.cli_data import progress_bar
+from kineticnet_jax.cli_data import progress_bar, warn
 from kineticnet_jax.errors import unknown_name
 from kineticnet_jax.files import check_writable
 from kineticnet_jax.functionals.registry import training_conditions
@@ -165,10 +164,9 @@ def _warn_of_other_labels(name: str, functional: kn.Functional, dataset: kn.Data
     trained, labels = training_conditions(functional), dataset.conditions(())
     for key in ("xc", "basis"):
         if trained.get(key, labels[key]) != labels[key]:
-            print(
-                f"kineticnet: warning: '{name}' was trained with {key} {trained[key]}, but the "
-                f"data set has {labels[key]}",
-                file=sys.stderr,
+            warn(
+                f"'{name}' was trained with {key} {trained[key]}, but the data set has "
+                f"{labels[key]}"
             )
 
 

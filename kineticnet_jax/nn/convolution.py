@@ -12,6 +12,7 @@ atoms near it. Filters that are used many times can be stored instead.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -154,6 +155,7 @@ def _harmonics(l: int, vectors: Float[Array, "atoms points 3"]) -> Float[Array, 
     return solid_harmonics(l, vectors if l == 1 else vectors[..., jnp.array([2, 0, 1])])
 
 
+@partial(jax.jit, static_argnums=0)
 def build_operators(
     filters: Filters, neighbors: Neighbors, points: Points, positions: Positions
 ) -> Operators:

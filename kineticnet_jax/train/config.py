@@ -9,6 +9,7 @@ from typing import Literal
 from kineticnet_jax.config import from_mapping, read_toml
 from kineticnet_jax.errors import InputError, unknown_name
 from kineticnet_jax.functionals.base import Target
+from kineticnet_jax.grid import GRID_LEVELS
 from kineticnet_jax.nn.convolution import Filters
 from kineticnet_jax.nn.network import SIZES, Inputs, NetworkConfig, network_config
 from kineticnet_jax.train.loss import LossWeights
@@ -73,6 +74,10 @@ class TrainConfig:
             by default all.
         source: "stored" for the samples of the data set, "fresh" for new potentials in every step,
             with labels computed on the way.
+        grid_stretch: largest factor by which the grid of a geometry is stretched or shrunk, anew in
+            every step, so that the functional does not depend on the grid; 1 leaves it as it is.
+        grid_levels: levels of the grids of some families instead of that of the data: the radial
+            grids of heavier atoms need a higher one, or the functional will depend on them.
         precision: of the network; labels are always made in float64.
         log_every: steps between two rows of the metrics.
         validate_every: steps between two validations.
@@ -93,6 +98,8 @@ class TrainConfig:
     families: dict[str, int] = field(default_factory=dict)
     kinds: tuple[str, ...] = ()
     source: Source = "stored"
+    grid_stretch: float = 1.25
+    grid_levels: dict[str, int] = field(default_factory=dict)
     precision: Precision = "float32"
     log_every: int = 5
     validate_every: int = 100
@@ -133,6 +140,13 @@ class TrainConfig:
         self.optimizer.check()
         if self.families and min(self.families.values()) < 1:
             raise InputError(f"geometries of families must be positive, but are {self.families}")
+        if not 1 <= self.grid_stretch <= 1.5:
+            raise InputError(f"grid_stretch must be from 1 to 1.5, but is {self.grid_stretch:g}")
+        for name, level in self.grid_levels.items():
+            if level not in GRID_LEVELS:
+                raise InputError(
+                    f"grid_levels must be 0 to {GRID_LEVELS[-1]}, but is {level} for {name}"
+                )
         if self.seed < 0:
             raise InputError(f"seed must not be negative, but is {self.seed}")
         if self.network.size not in SIZES:
@@ -148,7 +162,7 @@ def load_train_config(path: str | Path) -> TrainConfig:
 
     Args:
         path: file with the attributes of `TrainConfig` as keys, `[network]`, `[weights]`,
-            `[optimizer]` and `[families]` as tables.
+            `[optimizer]`, `[families]` and `[grid_levels]` as tables.
 
     Raises:
         InputError: if the file is missing, not TOML, has unknown keys (the closest known one is

@@ -5,7 +5,7 @@ therefore evaluated once for all of them.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ from kineticnet_jax.data.labels import (
 )
 from kineticnet_jax.data.potentials import draw_perturbation
 from kineticnet_jax.data.store import GeometryRecord
-from kineticnet_jax.grid import Grid, GridDensity
+from kineticnet_jax.grid import Grid, GridDensity, grid_template, place_grid
 from kineticnet_jax.types import Charges
 
 
@@ -55,7 +55,7 @@ class StoredLabels:
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["potential", "seeds"],
+    data_fields=["potential", "grid", "seeds"],
     meta_fields=["mixture", "limits"],
 )
 @dataclass(frozen=True)
@@ -64,12 +64,14 @@ class FreshLabels:
 
     Attributes:
         potential: Kohn-Sham potentials of the geometries.
+        grid: on which these potentials are known.
         seeds: one for each sample.
         mixture: what the external potentials are drawn from.
         limits: what a sample must satisfy to count.
     """
 
     potential: KohnShamPotential
+    grid: Grid
     seeds: Int[Array, "*batch"]
     mixture: tuple[PotentialKind, ...]
     limits: Limits
@@ -195,13 +197,10 @@ class Group:
 
     def targets(self) -> Targets:
         """All samples of one geometry, inside `jax.vmap`."""
-        space = self.space
-        if isinstance(self.labels, StoredLabels):
-            return jax.vmap(partial(_read, space))(self.labels)
-        labels = self.labels
-        return jax.vmap(
-            lambda seed: _draw(space, labels.potential, seed, labels.mixture, labels.limits)
-        )(labels.seeds)
+        labels, real = self.labels, jnp.ones(len(jax.tree.leaves(self.labels)[-1]), bool)
+        if isinstance(labels, FreshLabels):
+            labels, real = jax.vmap(partial(_draw, self.space, labels))(labels.seeds)
+        return jax.vmap(partial(_on_grid, self.space))(labels, real)
 
 
 def over_geometries(
@@ -219,7 +218,7 @@ def over_geometries(
     return jax.lax.scan(body, start, batched)
 
 
-def _read(space: OneElectronSpace, labels: StoredLabels) -> Targets:
+def _on_grid(space: OneElectronSpace, labels: StoredLabels, real: Bool[Array, ""]) -> Targets:
     n, grad_n, tau = sample_orbitals(space, jnp.asarray(labels.orbitals))
     density = GridDensity(n, grad_n)
     psi, grad_psi = amplitude(space, jnp.asarray(labels.orbitals), density)
@@ -231,38 +230,31 @@ def _read(space: OneElectronSpace, labels: StoredLabels) -> Targets:
         jnp.asarray(labels.kinetic_energy),
         jnp.asarray(labels.sqrt_coefficients),
         jnp.asarray(labels.potential_gradient),
-        jnp.asarray(True),
+        real,
     )
 
 
 def _draw(
-    space: OneElectronSpace,
-    potential: KohnShamPotential,
-    seed: Array,
-    mixture: tuple[PotentialKind, ...],
-    limits: Limits,
-) -> Targets:
+    space: OneElectronSpace, fresh: FreshLabels, seed: Array
+) -> tuple[StoredLabels, Bool[Array, ""]]:
+    """The ground state in a new potential, and whether it counts."""
     key = jax.random.key(seed, impl="threefry2x32")
-    perturbation = draw_perturbation(key, mixture, space.charges, space.positions)
-    labels = ground_state_labels(space, potential, perturbation)
-    density = GridDensity(labels.n, labels.grad_n)
-    psi, grad_psi = amplitude(space, labels.orbitals[:, : space.occupied], density)
+    perturbation = draw_perturbation(key, fresh.mixture, space.charges, space.positions)
+    labels = ground_state_labels(replace(space, grid=fresh.grid), fresh.potential, perturbation)
+    limits = fresh.limits
     good = (
         (labels.gap > limits.gap)
         & (jnp.abs(labels.kinetic_error) < limits.kinetic)
         & (jnp.abs(labels.electron_error) < limits.electrons)
         & (labels.sqrt_fit_error < limits.sqrt_fit)
     )
-    return Targets(
-        density,
-        labels.tau,
-        psi,
-        grad_psi,
+    stored = StoredLabels(
+        labels.orbitals[:, : space.occupied],
         labels.kinetic_energy,
         labels.sqrt_coefficients,
         labels.potential_gradient,
-        good,
     )
+    return stored, good
 
 
 class GroupReader:
@@ -282,18 +274,33 @@ class GroupReader:
         }
         self._potentials: dict[int, KohnShamPotential] = {}
 
-    def read(self, geometries: Sequence[int], samples: np.ndarray) -> Group:
+    def read(
+        self,
+        geometries: Sequence[int],
+        samples: np.ndarray,
+        stretch: Float[np.ndarray, "geometries"] | None = None,
+        grid_level: int | None = None,
+    ) -> Group:
         """A group.
 
         Args:
             geometries: indices of geometries of one family.
             samples: numbers of samples of each geometry, or seeds of fresh ones, as an array
                 (geometries, samples).
+            stretch: factors by which the distances of grid points from their atoms are multiplied,
+                one for each geometry.
+            grid_level: of the grids; by default that of the data set.
         """
         with jax.enable_x64(True):
-            return self._read(geometries, samples)
+            return self._read(geometries, samples, stretch, grid_level)
 
-    def _read(self, geometries: Sequence[int], samples: np.ndarray) -> Group:
+    def _read(
+        self,
+        geometries: Sequence[int],
+        samples: np.ndarray,
+        stretch: np.ndarray | None,
+        grid_level: int | None,
+    ) -> Group:
         records = [self.dataset.record(int(g)) for g in geometries]
         family = self.dataset.family(records[0].family)
 
@@ -301,26 +308,33 @@ class GroupReader:
             return jnp.asarray(np.stack([getattr(record, name) for record in records]))
 
         positions = stack("positions")
+        stored = Grid(positions[:, family.grid_owner] + family.grid_offsets, stack("grid_weights"))
+        grid = stored
+        if stretch is not None or grid_level is not None:
+            charges = tuple(int(z) for z in family.charges)
+            factors = np.ones(len(positions)) if stretch is None else stretch
+            level = self.dataset.config.grid_level if grid_level is None else grid_level
+            grid = stretched_grids(charges, level, positions, jnp.asarray(factors))
         return Group(
             family.charges,
             family.orbital_basis,
             family.density_basis,
             positions,
-            positions[:, family.grid_owner] + family.grid_offsets,
-            stack("grid_weights"),
+            grid.points,
+            grid.weights,
             stack("orbital_transform"),
             stack("orbital_kinetic_eigenvalues"),
             stack("density_transform"),
             stack("density_kinetic_eigenvalues"),
             stack("kinetic"),
             stack("attraction"),
-            self._fresh(geometries, samples)
+            self._fresh(geometries, samples, stored)
             if self.fresh
             else _stored(records, samples, family.n_electrons // 2),
             family.n_electrons,
         )
 
-    def _fresh(self, geometries: Sequence[int], seeds: np.ndarray) -> FreshLabels:
+    def _fresh(self, geometries: Sequence[int], seeds: np.ndarray, grid: Grid) -> FreshLabels:
         for geometry in geometries:
             if geometry not in self._potentials:
                 self._potentials[geometry] = self.dataset.potential(int(geometry))
@@ -328,10 +342,39 @@ class GroupReader:
         config = self.dataset.config
         return FreshLabels(
             jax.tree.map(lambda *leaves: jnp.stack(leaves), *potentials),
+            grid,
             jnp.asarray(seeds),
             config.potentials,
             config.limits,
         )
+
+
+@partial(jax.jit, static_argnames=("charges", "level"))
+def stretched_grids(
+    charges: tuple[int, ...],
+    level: int,
+    positions: Float[Array, "geometries atoms 3"],
+    factors: Float[Array, "geometries"],
+) -> Grid:
+    """Grids whose points are closer to their atoms or farther away, as good as the usual ones.
+
+    Args:
+        charges: nuclear charges.
+        level: as in `molecular_grid`.
+        positions: nuclear positions in bohr.
+        factors: by which the distances of points from their atoms are multiplied.
+
+    Returns:
+        Grids with a leading axis.
+    """
+    rule = grid_template(charges, level)
+
+    def stretched(positions: Float[Array, "atoms 3"], factor: Float[Array, ""]) -> Grid:
+        offsets, weights = factor * rule.offsets, factor**3 * rule.weights
+        owner, adjustment = jnp.asarray(rule.owner), jnp.asarray(rule.size_adjustment)
+        return place_grid(positions, owner, offsets, weights, adjustment)
+
+    return jax.vmap(stretched)(positions, factors)
 
 
 def _stored(records: list[GeometryRecord], samples: np.ndarray, occupied: int) -> StoredLabels:

@@ -121,7 +121,7 @@ class _Run:
         self.validation_data = self._select("validation")
         self.training = GroupReader(self.train_data, fresh=config.source == "fresh")
         self.validation = GroupReader(self.validation_data)
-        for name in config.families:
+        for name in (*config.families, *config.grid_levels):
             if name not in self.training.families:
                 raise unknown_name("family", name, self.training.families)
         self.counts = config.families or dict.fromkeys(self.training.families, config.geometries)
@@ -192,7 +192,10 @@ class _Run:
             samples = random.integers(2**32, size=(count, self.config.samples))
         else:
             samples = np.array([self._some(random, int(g)) for g in chosen])
-        return self.training.read([int(g) for g in chosen], samples)
+        largest = self.config.grid_stretch
+        stretch = None if largest == 1 else largest ** random.uniform(-1, 1, count)
+        level = self.config.grid_levels.get(family)
+        return self.training.read([int(g) for g in chosen], samples, stretch, level)
 
     def _some(self, random: np.random.Generator, geometry: int) -> np.ndarray:
         numbers = self.training.numbers[geometry]
@@ -295,13 +298,16 @@ class _Run:
         """Errors on the validation split in millihartree, a row for each family."""
         rows = []
         for family in self.counts:
-            geometries = self.validation.families[family]
+            geometries, level = (
+                self.validation.families[family],
+                self.config.grid_levels.get(family),
+            )
             parts = []
             for geometry in geometries:
                 numbers = np.resize(
                     self.validation.numbers[geometry], self.config.validation_samples
                 )
-                group = self.validation.read([geometry], numbers[None])
+                group = self.validation.read([geometry], numbers[None], None, level)
                 parts.append(
                     validation_errors(self.template, state.averaged, group, self.config.precision)
                 )

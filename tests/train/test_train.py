@@ -20,6 +20,7 @@ import kineticnet_jax as kn
 from kineticnet_jax.data.config import config_from_json
 from kineticnet_jax.errors import IncompleteError, InputError
 from kineticnet_jax.evaluate import sample_errors
+from kineticnet_jax.grid import molecular_grid
 from kineticnet_jax.train.checkpoint import Checkpoints
 from kineticnet_jax.train.config import NetworkChoice, TrainConfig, load_train_config
 from kineticnet_jax.train.groups import GroupReader
@@ -97,12 +98,9 @@ def test_error_of_the_kinetic_energy_density(data):
     assert errors.tau[0, 0] == pytest.approx(expected, rel=1e-10)
 
 
-def test_fresh_labels_are_exact(data):
-    dataset = kn.Dataset(data).select("train", "H2")
-    reader = GroupReader(dataset, fresh=True)
-    geometry = dataset.geometries[0]
-    group = reader.read([geometry], np.array([[7, 8, 9]]))
-    one = dataclasses.replace(
+def first_geometry(group):
+    """What a group holds of its first geometry."""
+    return dataclasses.replace(
         group,
         **{
             name: jax.tree.map(lambda x: x[0], getattr(group, name))
@@ -110,6 +108,30 @@ def test_fresh_labels_are_exact(data):
             if not shared
         },
     )
+
+
+def test_stretched_grids(data):
+    reader = GroupReader(kn.Dataset(data).select("train", "H2"))
+    geometry = reader.dataset.geometries[0]
+    numbers = np.array([reader.numbers[geometry][:2]])
+    usual = first_geometry(reader.read([geometry], numbers))
+    same = first_geometry(reader.read([geometry], numbers, np.ones(1)))
+    np.testing.assert_allclose(same.points, usual.points, rtol=1e-12)
+    np.testing.assert_allclose(same.weights, usual.weights, rtol=1e-10)
+    for factor in (0.8, 1.25):
+        other = first_geometry(reader.read([geometry], numbers, np.array([factor])))
+        assert np.max(np.abs(other.points - usual.points)) > 0.5
+        targets = other.targets()
+        np.testing.assert_allclose(targets.tau @ other.weights, targets.energy, atol=1e-4)
+        np.testing.assert_allclose(targets.density.n @ other.weights, 2, atol=1e-4)
+
+
+@pytest.mark.parametrize("stretch", [None, np.array([1.2])])
+def test_fresh_labels_are_exact(data, stretch):
+    dataset = kn.Dataset(data).select("train", "H2")
+    reader = GroupReader(dataset, fresh=True)
+    geometry = dataset.geometries[0]
+    one = first_geometry(reader.read([geometry], np.array([[7, 8, 9]]), stretch))
     targets = one.targets()
     # Two electrons: T_s is von Weizsäcker's.
     vw = 0.5 * np.sum(np.asarray(targets.grad_psi) ** 2, axis=2) @ np.asarray(one.weights)
@@ -122,6 +144,16 @@ def test_fresh_labels_are_exact(data):
     np.testing.assert_allclose(targets.gradient, slope, atol=2e-3)
     assert len(set(np.asarray(targets.energy).tolist())) == 3
     assert np.all(targets.real)
+
+
+def test_another_grid_level(data):
+    reader = GroupReader(kn.Dataset(data).select("train", "H2"))
+    geometry = reader.dataset.geometries[0]
+    numbers = np.array([reader.numbers[geometry][:2]])
+    one = first_geometry(reader.read([geometry], numbers, None, 2))
+    expected = molecular_grid(kn.Molecule([1, 1], np.asarray(one.positions)), 2)
+    np.testing.assert_allclose(one.points, expected.points, rtol=1e-12)
+    np.testing.assert_allclose(one.weights, expected.weights, rtol=1e-10, atol=1e-300)
 
 
 def test_adam_learns(data, tmp_path):
@@ -299,6 +331,9 @@ def test_damaged_checkpoint(run, data, tmp_path):
         ({"steps": 0}, "steps must be at least 1"),
         ({"checkpoint_every": 3}, "checkpoint_every must be a multiple of log_every"),
         ({"samples": 3, "at_a_time": 2}, "at_a_time must divide samples"),
+        ({"grid_stretch": 0.8}, "grid_stretch must be from 1 to 1.5"),
+        ({"grid_levels": {"H2": 7}}, "grid_levels must be 0 to 5, but is 7 for H2"),
+        ({"grid_levels": {"H3+": 2}}, "unknown family 'H3\\+'"),
         ({"families": {"H3+": 1}}, "unknown family 'H3\\+'"),
         ({"families": {"H2": 0}}, "geometries of families must be positive"),
         ({"kinds": ("none",)}, "unknown kind of potential 'none'"),

@@ -26,7 +26,7 @@ __version__ = "0.1.0"
 
 _AT_FIRST_USE = {
     "KineticNet": "kineticnet_jax.nn.network",
-    "network_config": "kineticnet_jax.nn.network",
+    "network_config": "kineticnet_jax.nn.config",
     "LearnedFunctional": "kineticnet_jax.functionals.learned",
     "save_functional": "kineticnet_jax.functionals.storage",
     "fit_moments": "kineticnet_jax.fit",

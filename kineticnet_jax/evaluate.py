@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kineticnet_jax.data.dataset import Dataset
-from kineticnet_jax.data.labels import (
+from kineticnet_jax.data.spaces import (
     OneElectronSpace,
     amplitude,
     project_on_functions,

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kineticnet_jax.data.dataset import Dataset
-from kineticnet_jax.data.labels import (
+from kineticnet_jax.data.spaces import (
     OneElectronSpace,
     amplitude,
     density_functions,
@@ -27,7 +27,7 @@ from kineticnet_jax.functionals.learned import LearnedFunctional, Provenance
 from kineticnet_jax.functionals.moments import MomentConfig, moment_features
 from kineticnet_jax.grid import Grid, GridDensity
 from kineticnet_jax.molecule import Molecule
-from kineticnet_jax.nn.network import check_elements
+from kineticnet_jax.nn.config import check_elements
 from kineticnet_jax.quadrature import integrate
 from kineticnet_jax.types import PerPoint, Scalar
 

@@ -19,7 +19,6 @@ from kineticnet_jax.grid_tables import (
     TREUTLER_XI,
 )
 from kineticnet_jax.molecule import Molecule
-from kineticnet_jax.types import PerPoint, Points
 from kineticnet_jax.units import BOHR_IN_ANGSTROM
 
 GRID_LEVELS = tuple(range(len(RADIAL_SIZES)))
@@ -41,12 +40,12 @@ class Grid:
     Padding points have weight zero.
 
     Attributes:
-        points: coordinates in bohr, shape (points, 3).
+        points: coordinates in bohr, shape (points, 3); with leading axes, a batch for `jax.vmap`.
         weights: weights in bohr³, shape (points,).
     """
 
-    points: Points
-    weights: PerPoint
+    points: Float[Array, "*batch points 3"]
+    weights: Float[Array, "*batch points"]
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["n", "grad_n"], meta_fields=[])

@@ -27,9 +27,10 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 import kineticnet_jax as kn
+from kineticnet_jax.nn.config import network_config
 from kineticnet_jax.nn.convolution import atoms_to_points, build_operators, points_to_atoms
 from kineticnet_jax.nn.neighbors import all_neighbors, find_neighbors
-from kineticnet_jax.nn.network import Geometry, KineticNet, network_config
+from kineticnet_jax.nn.network import Geometry, KineticNet
 
 SIZES = (1, 2, 5, 10, 20, 40)
 MOLECULAR_VOLUME = 29.9 / 0.529177**3

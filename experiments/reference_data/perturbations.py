@@ -18,13 +18,9 @@ from kineticnet_jax.basis import coulomb_potential
 from kineticnet_jax.data.config import MANY_WEAK, DataConfig, Family, Limits, PotentialKind
 from kineticnet_jax.data.generate import generate_geometry, one_electron_space
 from kineticnet_jax.data.geometries import draw_geometries
-from kineticnet_jax.data.labels import (
-    ground_state_labels,
-    kohn_sham_potential,
-    residual_energy,
-    sample_orbitals,
-)
+from kineticnet_jax.data.labels import ground_state_labels, kohn_sham_potential
 from kineticnet_jax.data.potentials import Perturbation
+from kineticnet_jax.data.spaces import residual_energy, sample_orbitals
 from kineticnet_jax.density import OrbitalDensity
 from kineticnet_jax.reference import build_mole, extract_basis
 from kineticnet_jax.system import evaluate_flat

@@ -14,13 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kineticnet_jax.basis import coulomb_potential
 from kineticnet_jax.data.config import SPLITS, DataConfig
-from kineticnet_jax.data.labels import (
-    FunctionSpace,
-    KohnShamPotential,
-    OneElectronSpace,
-    kohn_sham_potential,
-    sample_orbitals,
-)
+from kineticnet_jax.data.labels import KohnShamPotential, kohn_sham_potential
+from kineticnet_jax.data.spaces import FunctionSpace, OneElectronSpace, sample_orbitals
 from kineticnet_jax.data.store import (
     FamilyRecord,
     GeometryRecord,

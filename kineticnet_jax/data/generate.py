@@ -13,15 +13,13 @@ from kineticnet_jax.basis import coulomb_potential
 from kineticnet_jax.data.config import DataConfig, Limits, PotentialKind
 from kineticnet_jax.data.geometries import GeometryTask
 from kineticnet_jax.data.labels import (
-    FunctionSpace,
     KohnShamPotential,
-    OneElectronSpace,
     ground_state_labels,
     kohn_sham_potential,
     perturbation_matrix,
-    sample_orbitals,
 )
 from kineticnet_jax.data.potentials import Perturbation, draw_perturbation, most_gaussians
+from kineticnet_jax.data.spaces import FunctionSpace, OneElectronSpace, sample_orbitals
 from kineticnet_jax.data.store import ENERGIES, FamilyRecord, GeometryRecord
 from kineticnet_jax.errors import ConvergenceError
 from kineticnet_jax.grid import grid_template, molecular_grid

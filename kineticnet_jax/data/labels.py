@@ -4,7 +4,6 @@ For any potential v the orbitals of h = T + V give a density n together with its
 T_s, its kinetic energy density and the derivative of T_s, without self-consistency.
 """
 
-import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,84 +11,29 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kineticnet_jax.basis import Basis, evaluate
+from kineticnet_jax.basis import evaluate
 from kineticnet_jax.data.potentials import (
     Perturbation,
     local_potential,
     random_matrix,
     smooth_potential,
 )
-from kineticnet_jax.density import KAPPA, fit_sources, sqrt_amplitude
+from kineticnet_jax.data.spaces import (
+    OneElectronSpace,
+    amplitude,
+    in_blocks,
+    project_on_functions,
+    sample_orbitals,
+)
+from kineticnet_jax.density import KAPPA, fit_sources
 from kineticnet_jax.electrostatics import nuclear_attraction
 from kineticnet_jax.functionals.xc import XC_FUNCTIONALS
-from kineticnet_jax.grid import Grid, GridDensity
+from kineticnet_jax.grid import GridDensity
 from kineticnet_jax.quadrature import integrate
-from kineticnet_jax.system import evaluate_flat
-from kineticnet_jax.types import Charges, PerPoint, Points, Positions, Scalar
-
-POINTS_AT_A_TIME = 256
-"""Largest number of grid points on which functions are evaluated together: they fit the cache."""
+from kineticnet_jax.types import PerPoint, Points
 
 # Stands for the energy of dropped combinations of basis functions: far above all others.
 _DROPPED = 1e8
-
-
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["functions", "transform", "kinetic_eigenvalues"],
-    meta_fields=[],
-)
-@dataclass(frozen=True)
-class FunctionSpace:
-    """Gaussian functions and the orthonormal combinations of them that diagonalise T.
-
-    Attributes:
-        functions: χ_μ.
-        transform: U with UᵀSU = 1 and UᵀTU diagonal, zero columns last (dropped combinations).
-        kinetic_eigenvalues: diagonal of UᵀTU in hartree, zero for dropped combinations.
-    """
-
-    functions: Basis
-    transform: Float[Array, "functions functions"]
-    kinetic_eigenvalues: Float[Array, "functions"]
-
-
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["charges", "positions", "grid", "orbitals", "density", "kinetic", "attraction"],
-    meta_fields=["n_electrons"],
-)
-@dataclass(frozen=True)
-class OneElectronSpace:
-    """Everything about a geometry that labels need beside the potential; a pytree of arrays.
-
-    Functions are not kept on the grid but evaluated block by block when they are needed: that is
-    faster than reading them from memory that has to be allocated first, and small.
-
-    Attributes:
-        charges: nuclear charges.
-        positions: nuclear positions in bohr.
-        grid: quadrature points and weights.
-        orbitals: basis of the orbitals.
-        density: basis of √n.
-        kinetic: T_μν of the orbital basis in hartree.
-        attraction: ⟨χ_μ| 1 / |r - R_A| |χ_ν⟩ of every nucleus.
-        n_electrons: number of electrons.
-    """
-
-    charges: Charges
-    positions: Positions
-    grid: Grid
-    orbitals: FunctionSpace
-    density: FunctionSpace
-    kinetic: Float[Array, "functions functions"]
-    attraction: Float[Array, "atoms functions functions"]
-    n_electrons: int
-
-    @property
-    def occupied(self) -> int:
-        """Number of doubly occupied orbitals."""
-        return self.n_electrons // 2
 
 
 @partial(
@@ -205,38 +149,6 @@ def kohn_sham_potential(
     return KohnShamPotential(matrix, external, hartree, slope, slope_gradient)
 
 
-def sample_orbitals(
-    space: OneElectronSpace, orbitals: Float[Array, "functions occupied"]
-) -> tuple[PerPoint, Points, PerPoint]:
-    """Density, its gradient and the kinetic energy density of doubly occupied orbitals.
-
-    n = 2 Σ_i φ_i²,   τ = Σ_i |∇φ_i|²
-
-    Args:
-        space: molecule and orbital basis.
-        orbitals: occupied orbitals.
-    """
-
-    def block(points: Points) -> tuple[PerPoint, Points, PerPoint]:
-        functions = evaluate_flat(space.orbitals.functions, space.positions, points)
-        values = (orbitals.T @ functions).reshape(orbitals.shape[1], 4, -1)
-        phi, grad_phi = values[:, 0], values[:, 1:]
-        n = 2 * jnp.sum(phi**2, axis=0)
-        grad_n = 4 * jnp.sum(phi[:, None] * grad_phi, axis=0).T
-        return n, grad_n, jnp.sum(grad_phi**2, axis=(0, 1))
-
-    n, grad_n, tau = jax.lax.map(block, _blocks(space.grid.points))
-    return n.reshape(-1), grad_n.reshape(-1, 3), tau.reshape(-1)
-
-
-def _blocks(samples: Float[Array, "points *rest"]) -> Float[Array, "blocks block *rest"]:
-    """Splits points into blocks, as the factors of two of `bucket_size` make possible."""
-    points = len(samples)
-    step = min(POINTS_AT_A_TIME, 1 << max(points.bit_length() - 4, 0))
-    size = step if points % step == 0 else points
-    return samples.reshape(-1, size, *samples.shape[1:])
-
-
 def perturbation_matrix(
     space: OneElectronSpace, perturbation: Perturbation
 ) -> Float[Array, "functions functions"]:
@@ -259,7 +171,7 @@ def perturbation_matrix(
             values * (weights * smooth_potential(perturbation, points))
         ) @ values.T, None
 
-    blocks = (_blocks(space.grid.points), _blocks(space.grid.weights))
+    blocks = (in_blocks(space.grid.points), in_blocks(space.grid.weights))
     smooth, _ = jax.lax.scan(add, jnp.zeros_like(space.kinetic), blocks)
     charges = jnp.einsum("a,amn->mn", perturbation.charge_change, space.attraction)
     # T U t⁻¹ = S U, the inverse of Uᵀ, carries a matrix between orthonormal functions to the basis.
@@ -336,66 +248,6 @@ def _eigh(
     return energies, vectors
 
 
-def amplitude(
-    space: OneElectronSpace, occupied: Float[Array, "functions occupied"], density: GridDensity
-) -> tuple[PerPoint, Points]:
-    """ψ = √n and ∇ψ on the grid; of a single orbital φ, ψ = √2 φ with its sign.
-
-    In a finite basis an orbital may change sign far out, where √n has a kink.
-
-    Args:
-        space: molecule and orbital basis.
-        occupied: occupied orbitals.
-        density: of these.
-    """
-    if space.occupied > 1:
-        return sqrt_amplitude(density)
-    orbital = occupied[:, 0]
-
-    def block(points: Points) -> Float[Array, "4 points"]:
-        functions = evaluate_flat(space.orbitals.functions, space.positions, points)
-        return math.sqrt(2) * (orbital @ functions).reshape(4, -1)
-
-    values = jnp.moveaxis(jax.lax.map(block, _blocks(space.grid.points)), 1, 0).reshape(4, -1)
-    return values[0], values[1:].T
-
-
-def project_on_functions(
-    space: OneElectronSpace, sources: Float[Array, "sources 4 points"]
-) -> Float[Array, "sources functions"]:
-    """Σ_g (a_g u_k + b_g·∇u_k) for the orthonormal functions u_k of √n.
-
-    Args:
-        space: molecule and basis of √n.
-        sources: a and the components of b.
-    """
-    basis = space.density
-
-    def add(
-        total: Float[Array, "functions sources"],
-        block: tuple[Points, Float[Array, "points sources 4"]],
-    ) -> tuple[Float[Array, "functions sources"], None]:
-        functions = evaluate_flat(basis.functions, space.positions, block[0])
-        rows = jnp.transpose(block[1], (2, 0, 1)).reshape(-1, len(sources))
-        return total + functions @ rows, None
-
-    zero = jnp.zeros((basis.functions.size, len(sources)))
-    blocks = (_blocks(space.grid.points), _blocks(jnp.transpose(sources, (2, 0, 1))))
-    sums, _ = jax.lax.scan(add, zero, blocks)
-    return (basis.transform.T @ sums).T
-
-
-def density_functions(space: OneElectronSpace) -> Float[Array, "points functions"]:
-    """The orthonormal functions u_k of √n on the grid."""
-    basis = space.density
-
-    def block(points: Points) -> Float[Array, "points functions"]:
-        return evaluate(basis.functions, space.positions, points).T @ basis.transform
-
-    values = jax.lax.map(block, _blocks(space.grid.points))
-    return values.reshape(-1, basis.functions.size)
-
-
 def _density_space(
     space: OneElectronSpace,
     potential: KohnShamPotential,
@@ -417,7 +269,7 @@ def _density_space(
     coefficients = basis.transform @ x
     fit = jax.lax.map(
         lambda block: coefficients @ evaluate(basis.functions, space.positions, block),
-        _blocks(space.grid.points),
+        in_blocks(space.grid.points),
     )
     return x, gradient, fit.reshape(-1)
 
@@ -433,20 +285,3 @@ def orbital_form(space: OneElectronSpace, labels: Labels) -> Float[Array, "virtu
     """
     occupied = labels.orbitals[:, : space.occupied]
     return labels.orbitals[:, space.occupied :].T @ space.kinetic @ occupied
-
-
-def residual_energy(
-    residual: Float[Array, "functions"], kinetic_eigenvalues: Float[Array, "functions"]
-) -> Scalar:
-    """A residual of `potential_gradient` as the energy an optimizer would wrongly gain.
-
-    ¼ Σ_μ r_μ² / (t_μ + κ), κ = 1 Ha, in orthonormal functions with kinetic energies t_μ.
-
-    Args:
-        residual: of dT_s/dx in hartree.
-        kinetic_eigenvalues: t_μ in hartree.
-
-    Returns:
-        The energy in hartree.
-    """
-    return 0.25 * jnp.sum(residual**2 / (kinetic_eigenvalues + KAPPA))

@@ -16,15 +16,10 @@ from kineticnet_jax.functionals.kinetic import thomas_fermi, von_weizsaecker
 from kineticnet_jax.functionals.moments import MomentConfig, MomentGeometry, moment_features
 from kineticnet_jax.grid import Grid, GridDensity
 from kineticnet_jax.molecule import Molecule
+from kineticnet_jax.nn.config import NetworkConfig, check_elements
 from kineticnet_jax.nn.convolution import build_operators, operator_bytes
 from kineticnet_jax.nn.neighbors import CHUNK, Neighbors, all_neighbors, find_neighbors
-from kineticnet_jax.nn.network import (
-    Geometry,
-    KineticNet,
-    NetworkConfig,
-    Params,
-    check_elements,
-)
+from kineticnet_jax.nn.network import Geometry, KineticNet, Params
 from kineticnet_jax.quadrature import integrate
 from kineticnet_jax.safe import ratio
 from kineticnet_jax.types import PerPoint, Scalar

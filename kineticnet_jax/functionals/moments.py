@@ -16,6 +16,7 @@ from kineticnet_jax.functionals.base import Target
 from kineticnet_jax.functionals.kinetic import thomas_fermi
 from kineticnet_jax.grid import Grid, GridDensity
 from kineticnet_jax.molecule import Molecule
+from kineticnet_jax.nn.config import check_known_elements
 from kineticnet_jax.nn.convolution import (
     Filters,
     Operators,
@@ -23,7 +24,6 @@ from kineticnet_jax.nn.convolution import (
     points_to_atoms,
 )
 from kineticnet_jax.nn.neighbors import Neighbors, all_neighbors
-from kineticnet_jax.nn.network import check_known_elements
 from kineticnet_jax.quadrature import integrate
 
 POWERS = ("n", "τ_TF", "n^{4/3}")

@@ -17,7 +17,8 @@ from kineticnet_jax.config import from_mapping
 from kineticnet_jax.errors import InputError
 from kineticnet_jax.functionals.learned import LearnedFunctional, Provenance
 from kineticnet_jax.functionals.moments import MomentConfig
-from kineticnet_jax.nn.network import KineticNet, NetworkConfig
+from kineticnet_jax.nn.config import NetworkConfig
+from kineticnet_jax.nn.network import KineticNet
 
 FORMAT = "kineticnet_jax functional"
 VERSION = 2

@@ -10,8 +10,8 @@ from kineticnet_jax.config import from_mapping, read_toml
 from kineticnet_jax.errors import InputError, unknown_name
 from kineticnet_jax.functionals.base import Target
 from kineticnet_jax.grid import GRID_LEVELS
+from kineticnet_jax.nn.config import SIZES, Inputs, NetworkConfig, network_config
 from kineticnet_jax.nn.convolution import Filters
-from kineticnet_jax.nn.network import SIZES, Inputs, NetworkConfig, network_config
 from kineticnet_jax.train.loss import LossWeights
 from kineticnet_jax.train.step import OptimizerSettings
 

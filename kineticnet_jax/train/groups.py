@@ -17,15 +17,9 @@ from jaxtyping import Array, Bool, Float, Int
 from kineticnet_jax.basis import Basis
 from kineticnet_jax.data.config import Limits, PotentialKind
 from kineticnet_jax.data.dataset import Dataset
-from kineticnet_jax.data.labels import (
-    FunctionSpace,
-    KohnShamPotential,
-    OneElectronSpace,
-    amplitude,
-    ground_state_labels,
-    sample_orbitals,
-)
+from kineticnet_jax.data.labels import KohnShamPotential, ground_state_labels
 from kineticnet_jax.data.potentials import draw_perturbation
+from kineticnet_jax.data.spaces import FunctionSpace, OneElectronSpace, amplitude, sample_orbitals
 from kineticnet_jax.data.store import GeometryRecord
 from kineticnet_jax.grid import Grid, GridDensity, grid_template, place_grid
 from kineticnet_jax.types import Charges

@@ -14,19 +14,14 @@ from kineticnet_jax.basis import coulomb_potential
 from kineticnet_jax.data.config import MANY_WEAK, DataConfig, Family, PotentialKind
 from kineticnet_jax.data.generate import generate_geometry, one_electron_space
 from kineticnet_jax.data.geometries import draw_geometries
-from kineticnet_jax.data.labels import (
-    ground_state_labels,
-    kohn_sham_potential,
-    orbital_form,
-    residual_energy,
-    sample_orbitals,
-)
+from kineticnet_jax.data.labels import ground_state_labels, kohn_sham_potential, orbital_form
 from kineticnet_jax.data.potentials import (
     Perturbation,
     draw_perturbation,
     local_potential,
     random_matrix,
 )
+from kineticnet_jax.data.spaces import residual_energy, sample_orbitals
 
 XC = {"lda": "slater,vwn5", "blyp": "b88,lyp"}
 

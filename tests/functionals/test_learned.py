@@ -19,8 +19,9 @@ from kineticnet_jax.functionals.base import SplitFunctional
 from kineticnet_jax.functionals.learned import LearnedFunctional, Provenance, _bounded
 from kineticnet_jax.functionals.moments import MomentConfig
 from kineticnet_jax.functionals.storage import read_functional, save_functional
+from kineticnet_jax.nn.config import network_config
 from kineticnet_jax.nn.convolution import Filters
-from kineticnet_jax.nn.network import KineticNet, network_config
+from kineticnet_jax.nn.network import KineticNet
 
 MOMENTS = MomentConfig((1,), filters=Filters((4, 2), 0.1, 30.0, cutoff=9.0))
 

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 import kineticnet_jax as kn
 from kineticnet_jax.errors import InputError
 from kineticnet_jax.functionals.kinetic import C_F
+from kineticnet_jax.nn.config import SIZES, NetworkConfig, network_config
 from kineticnet_jax.nn.convolution import Filters, build_operators
 from kineticnet_jax.nn.neighbors import all_neighbors, find_neighbors
-from kineticnet_jax.nn.network import SIZES, Geometry, KineticNet, NetworkConfig, network_config
+from kineticnet_jax.nn.network import Geometry, KineticNet
 
 CONFIGS = {
     "pauli": network_config("tiny", (1, 2, 8), target="pauli", inputs="gradient", vectors=3),

@@ -102,7 +102,7 @@ def train_command(options: TrainCommand, console: Console) -> None:
 
 def evaluate_command(options: EvaluateCommand, console: Console) -> None:
     """Measures the errors and writes the report."""
-    from kineticnet_jax.evaluate import BASELINES, optimization_errors, sample_errors
+    from kineticnet_jax.evaluate import BASELINES, grid_errors, optimization_errors, sample_errors
     from kineticnet_jax.evaluation_report import (
         fixed_density_table,
         optimization_table,
@@ -129,7 +129,7 @@ def evaluate_command(options: EvaluateCommand, console: Console) -> None:
     starts = [(guess, 0) for guess in options.guesses if guess != "random"]
     if "random" in options.guesses:
         starts += [("random", seed) for seed in range(options.seeds)]
-    optimized = {}
+    optimized, grids = {}, {}
     with progress_bar(console) as bar:
         fixed = {}
         for other, one in functionals.items():
@@ -143,9 +143,10 @@ def evaluate_command(options: EvaluateCommand, console: Console) -> None:
                 tuple(starts),
                 callback=partial(_show, bar, row),
             )
+            grids = {name: grid_errors(functional, dataset)}
     title = f"{name} on {dataset.config.name} ({options.split} geometries)"
     options.out.mkdir(exist_ok=True)
-    write_report(options.out, title, fixed, optimized)
+    write_report(options.out, title, fixed, optimized, grids)
     for other, errors in fixed.items():
         total = list(fixed_density_table(errors).values())[-1]
         text = f"{other}: T_s MAE {total['mae']:.3g} mHa"

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -16,11 +16,12 @@ from kineticnet_jax.data.spaces import (
     amplitude,
     project_on_functions,
     residual_energy,
+    sample_orbitals,
 )
 from kineticnet_jax.density import OrbitalDensity
 from kineticnet_jax.errors import InputError
 from kineticnet_jax.functionals.base import Functional, LocalFunctional, bind_functional
-from kineticnet_jax.grid import Grid, GridDensity
+from kineticnet_jax.grid import Grid, GridDensity, molecular_grid
 from kineticnet_jax.molecule import Molecule
 from kineticnet_jax.optimize import optimize_density
 from kineticnet_jax.quadrature import integrate
@@ -92,6 +93,61 @@ def sample_errors(
                 if callback is not None:
                     callback(len(rows))
     return SampleErrors(*(np.array(column) for column in zip(*rows, strict=True)))
+
+
+@dataclass(frozen=True)
+class GridErrors:
+    """Errors of the same densities on several grids, one entry for each density and grid.
+
+    Attributes:
+        family: name of the molecule family.
+        geometry: index of the geometry in the data set.
+        level: of the grid.
+        energy: T_s[n] minus the label in hartree.
+    """
+
+    family: np.ndarray
+    geometry: np.ndarray
+    level: np.ndarray
+    energy: Float[np.ndarray, "entries"]
+
+
+def grid_errors(
+    functional: Functional, dataset: Dataset, levels: tuple[int, ...] = (1, 2, 3)
+) -> GridErrors:
+    """Errors of the kinetic energy on several grids, which tell whether it depends on the grid.
+
+    Args:
+        functional: any kinetic energy functional.
+        dataset: a data set or a selection of it; the first sample of every geometry is used, in a
+            whole data set its ground state.
+        levels: of the grids.
+
+    Raises:
+        InputError: for an element the functional cannot be used for, or an unknown level.
+    """
+    rows: list[tuple[str, int, int, float]] = []
+    with jax.enable_x64(True):
+        for geometry, numbers in dataset.by_geometry():
+            record, space = dataset.record(geometry), dataset.space(geometry)
+            molecule = Molecule(np.asarray(space.charges), record.positions)
+            occupied = jnp.asarray(record.orbitals[numbers[0]][:, : space.occupied])
+            for level in levels:
+                there = replace(space, grid=molecular_grid(molecule, level))
+                bound = bind_functional(functional, molecule, there.grid, many=False)
+                energy = float(_energy_of_orbitals(bound, there, occupied))
+                error = energy - float(record.kinetic_energy[numbers[0]])
+                rows.append((record.family, geometry, level, error))
+    return GridErrors(*(np.array(column) for column in zip(*rows, strict=True)))
+
+
+@jax.jit
+def _energy_of_orbitals(
+    functional: Functional, space: OneElectronSpace, occupied: Float[Array, "functions occupied"]
+) -> Scalar:
+    n, grad_n, _ = sample_orbitals(space, occupied)
+    molecule = Molecule(space.charges, space.positions)
+    return functional(molecule, space.grid, GridDensity(n, grad_n))
 
 
 def _tau_error(

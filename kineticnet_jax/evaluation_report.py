@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kineticnet_jax.colors import COLORS
-from kineticnet_jax.evaluate import OptimizationErrors, SampleErrors
+from kineticnet_jax.evaluate import GridErrors, OptimizationErrors, SampleErrors
 from kineticnet_jax.files import complete_file, write_json
 from kineticnet_jax.units import CHEMICAL_ACCURACY_IN_MILLIHARTREE
 
@@ -95,11 +95,31 @@ def optimization_table(errors: OptimizationErrors) -> dict[str, dict[str, float]
     return _by_family(errors.family, row)
 
 
+def grid_table(errors: GridErrors) -> dict[str, dict[str, float]]:
+    """Errors on several grids in mHa, for each family and for all of them.
+
+    Returns:
+        For each family the mean absolute error of T_s on the grids of each level, and the largest
+        difference between two grids of a density.
+    """
+    levels = np.unique(errors.level)
+
+    def row(chosen: np.ndarray) -> dict[str, float]:
+        energy, geometry = 1e3 * errors.energy[chosen], errors.geometry[chosen]
+        level = errors.level[chosen]
+        means = {str(one): float(np.mean(np.abs(energy[level == one]))) for one in levels}
+        spreads = [np.ptp(energy[geometry == one]) for one in np.unique(geometry)]
+        return means | {"spread": float(np.max(spreads))}
+
+    return _by_family(errors.family, row)
+
+
 def write_report(
     folder: Path,
     title: str,
     fixed: dict[str, SampleErrors],
     optimized: dict[str, OptimizationErrors],
+    grids: dict[str, GridErrors],
 ) -> None:
     """Writes report.md, errors.json and figures into a folder.
 
@@ -108,6 +128,7 @@ def write_report(
         title: first line of the report.
         fixed: errors at fixed densities for each functional.
         optimized: errors after optimization for each functional; may be empty.
+        grids: errors on several grids for each functional; may be empty.
     """
     tables = {name: fixed_density_table(errors) for name, errors in fixed.items()}
     content: dict[str, Any] = {"fixed_densities": tables}
@@ -121,6 +142,13 @@ def write_report(
         }
         lines += ["## After density optimization", ""]
         lines += [*markdown_table(OPTIMIZED_HEADS, content["optimizations"]), ""]
+    if grids:
+        content["grids"] = {name: grid_table(errors) for name, errors in grids.items()}
+        levels = np.unique(next(iter(grids.values())).level)
+        heads = (*(f"level {level}" for level in levels), "largest difference")
+        lines += ["## On other grids", ""]
+        lines += ["MAE of T_s of ground states in mHa on grids of several levels.", ""]
+        lines += [*markdown_table(heads, content["grids"]), ""]
     content["samples"] = {name: _columns(errors) for name, errors in fixed.items()}
     content["runs"] = {name: _columns(errors) for name, errors in optimized.items()}
     write_json(folder / "errors.json", content)

@@ -7,8 +7,8 @@ import pytest
 
 import kineticnet_jax as kn
 from kineticnet_jax.cli import main
-from kineticnet_jax.evaluate import optimization_errors, sample_errors
-from kineticnet_jax.evaluation_report import fixed_density_table, optimization_table
+from kineticnet_jax.evaluate import grid_errors, optimization_errors, sample_errors
+from kineticnet_jax.evaluation_report import fixed_density_table, grid_table, optimization_table
 from kineticnet_jax.functionals.learned import LearnedFunctional, Provenance
 from kineticnet_jax.functionals.moments import MomentConfig
 from kineticnet_jax.functionals.storage import save_functional
@@ -39,6 +39,18 @@ def test_exact_functional_has_no_errors_after_optimization(data):
     assert table["converged"] == 1
     assert table["spread"] < 1e-3
     assert np.min(np.abs(errors["tf"].energy)) > 0.1
+
+
+def test_errors_on_other_grids(data):
+    dataset = kn.Dataset(data).select("test")
+    errors = grid_errors(kn.load_functional("vw"), dataset, (1, 3))
+    assert errors.level.tolist() == [1, 3] * len(dataset.geometries)
+    np.testing.assert_allclose(errors.energy, 0, atol=5e-5)
+    assert np.max(np.abs(errors.energy[errors.level == 3])) < 1e-6
+    row = grid_table(errors)["all"]
+    assert list(row) == ["1", "3", "spread"]
+    assert 0 < row["spread"] < 0.1
+    assert row["1"] == pytest.approx(1e3 * np.mean(np.abs(errors.energy[::2])))
 
 
 def test_table_of_errors(data):

@@ -79,11 +79,13 @@ def main() -> None:
         data = smooth if name == "smooth potentials only" else options.run / "data.h5"
         folder = options.out / name.replace(" ", "-")
         functionals[name] = train(change(base), kn.Dataset(data), folder)
+        # Programs of all trainings would take more memory mappings than a process may have.
+        jax.clear_caches()
         print(f"{name}: trained", flush=True)
     test = kn.Dataset(options.run / "test.h5")
     fixed = {name: sample_errors(one, test) for name, one in functionals.items()}
     optimized = optimization_errors(functionals, test)
-    write_report(options.out, "Ablations", fixed, optimized)
+    write_report(options.out, "Ablations", fixed, optimized, {})
     print(f"report in {options.out / 'report.md'}")
 
 

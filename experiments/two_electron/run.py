@@ -22,7 +22,13 @@ from kineticnet_jax import reference
 from kineticnet_jax.colors import BLUE, COLORS, GREY
 from kineticnet_jax.data.config import DataConfig, load_config
 from kineticnet_jax.data.run import generate
-from kineticnet_jax.evaluate import BASELINES, GUESSES, optimization_errors, sample_errors
+from kineticnet_jax.evaluate import (
+    BASELINES,
+    GUESSES,
+    grid_errors,
+    optimization_errors,
+    sample_errors,
+)
 from kineticnet_jax.evaluation_report import write_report
 from kineticnet_jax.report import plot_solution
 from kineticnet_jax.train.config import TrainConfig, load_train_config
@@ -77,7 +83,8 @@ def main() -> None:
     functionals = {config.name: functional} | {name: kn.load_functional(name) for name in BASELINES}
     fixed = {name: sample_errors(one, test) for name, one in functionals.items()}
     # Optimizations take longer: what is known already is there to be read.
-    write_report(options.out, "Two electrons", fixed, {})
+    grids = {config.name: grid_errors(functional, test)}
+    write_report(options.out, "Two electrons", fixed, {}, grids)
 
     def show_geometries(done: int) -> None:
         print(f"densities optimized: {done} of {len(test.geometries)} geometries", flush=True)
@@ -87,12 +94,12 @@ def main() -> None:
     optimized = optimization_errors(
         {config.name: functional}, test, guesses, callback=show_geometries
     )
-    write_report(options.out, "Two electrons", fixed, optimized)
+    write_report(options.out, "Two electrons", fixed, optimized, grids)
     jax.clear_caches()
     optimized |= optimization_errors(
         {name: functionals[name] for name in BASELINES}, test, guesses[:1]
     )
-    write_report(options.out, "Two electrons", fixed, optimized)
+    write_report(options.out, "Two electrons", fixed, optimized, grids)
     jax.clear_caches()
     curve = dissociation(functional, data_config, points)
     (options.out / "curve.json").write_text(json.dumps(curve, indent=2))

@@ -157,7 +157,7 @@ def make_step(
         part: Callable[..., Any] = partial(_gradients, template, weights, dtype, at_a_time)
         merge: Callable[..., Any] = _mean_gradient
     else:
-        part = partial(_residuals, template, weights, dtype, at_a_time, settings.gauss_newton)
+        part = partial(group_residuals, template, weights, dtype, at_a_time, settings.gauss_newton)
         merge = partial(least_squares_step, settings.gauss_newton, weights)
     summed = settings.method == "adam"
 
@@ -253,7 +253,7 @@ def _mean_gradient(
     return jax.tree.map(lambda x: x * scale.astype(x.dtype), (metrics, slope))
 
 
-def _residuals(
+def group_residuals(
     template: LearnedFunctional,
     weights: LossWeights,
     dtype: np.typing.DTypeLike,
@@ -264,7 +264,22 @@ def _residuals(
     first: Array,
     group: Group,
 ) -> Residuals:
-    """Residuals of a group, of shape (geometries, samples, …)."""
+    """Residuals of all samples of a group and their derivatives.
+
+    Args:
+        template: the functional; its parameters are replaced.
+        weights: of the losses.
+        dtype: precision of the functional.
+        at_a_time: samples of a geometry that are processed together.
+        settings: number of directions of the potential.
+        params: of the network.
+        key: for the directions.
+        first: number of the first geometry, on which the directions depend.
+        group: geometries and samples.
+
+    Returns:
+        Residuals of shape (geometries, samples, …).
+    """
 
     def geometry(number: Array, part: Group) -> tuple[Array, Residuals]:
         site, targets = prepare_geometry(template, part, dtype)

@@ -1,0 +1,150 @@
+"""How fast training is, and where its time goes: labels, forward, backward, least squares.
+
+Run `python experiments/benchmarks/training.py DATA.h5` with a data set of two electrons (made by
+`kineticnet generate experiments/configs/two-electron.toml --out DATA.h5`); it writes training.md
+beside itself. A step of `experiments/two_electron/train.toml` is timed as a whole and in parts,
+with labels that are stored and with labels of fresh potentials.
+"""
+
+import argparse
+import dataclasses
+import os
+import platform
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import kineticnet_jax as kn
+from kineticnet_jax.functionals.learned import LearnedFunctional
+from kineticnet_jax.nn.network import KineticNet
+from kineticnet_jax.train.config import TrainConfig, load_train_config
+from kineticnet_jax.train.groups import Group, GroupReader, over_geometries
+from kineticnet_jax.train.loss import prepare_geometry, sample_errors
+from kineticnet_jax.train.step import group_residuals, initial_state, make_optimizer, make_step
+
+CONFIG = Path(__file__).parents[1] / "two_electron" / "train.toml"
+
+
+def seconds(function: Callable[..., Any], *arguments: Any, repetitions: int = 5) -> float:
+    """Median time of a call after the first one, which compiles."""
+    times = []
+    for _ in range(repetitions + 1):
+        start = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        times.append(time.perf_counter() - start)
+    return float(np.median(times[1:]))
+
+
+def measure(config: TrainConfig, dataset: kn.Dataset) -> dict[str, float]:
+    """Seconds of a step and of its parts, and its number of samples."""
+    random = np.random.default_rng(0)
+    reader = GroupReader(dataset, fresh=config.source == "fresh")
+    elements = sorted({int(z) for name in config.families for z in dataset.family(name).charges})
+    network = config.network.config(tuple(elements), config.target)
+    params = KineticNet(network).init(jax.random.key(0))
+    template = LearnedFunctional(network, params)
+    batch = []
+    for name, count in config.families.items():
+        geometries = [int(g) for g in random.choice(reader.families[name], count)]
+        samples = random.integers(2**32, size=(count, config.samples))
+        if not reader.fresh:
+            numbers = [reader.numbers[g] for g in geometries]
+            samples = np.array([random.choice(n, config.samples, replace=False) for n in numbers])
+        stretch = np.full(count, config.grid_stretch)
+        batch.append(reader.read(geometries, samples, stretch, config.grid_levels.get(name)))
+
+    @jax.jit
+    def labels(group: Group) -> Any:
+        def geometry(_: None, part: Group) -> tuple[None, Any]:
+            return None, prepare_geometry(template, part, config.precision)
+
+        return over_geometries(geometry, None, group)[1]
+
+    @jax.jit
+    def forward(group: Group) -> Any:
+        def geometry(_: None, part: Group) -> tuple[None, Any]:
+            site, targets = prepare_geometry(template, part, config.precision)
+            judge = partial(sample_errors, site, params, potentials=False)
+            return None, jax.lax.map(judge, targets, batch_size=config.at_a_time)
+
+        return over_geometries(geometry, None, group)[1]
+
+    settings = config.optimizer
+    backward = jax.jit(
+        partial(
+            group_residuals,
+            template,
+            config.weights,
+            config.precision,
+            config.at_a_time,
+            settings.gauss_newton,
+        )
+    )
+    start = (params, jax.random.key(0), jnp.zeros((), int))
+    times = {
+        "labels": sum(seconds(labels, group) for group in batch),
+        "forward": sum(seconds(forward, group) for group in batch),
+        "backward": sum(seconds(backward, *start, group) for group in batch),
+    }
+    optimizer = make_optimizer(settings, config.steps)
+    state = initial_state(settings, optimizer, params)
+    step = make_step(
+        template,
+        settings,
+        optimizer,
+        config.weights,
+        dtype=config.precision,
+        at_a_time=config.at_a_time,
+    )
+    times["step"] = seconds(step, state, tuple(batch))
+    times["samples"] = config.samples * sum(config.families.values())
+    return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="data set of two electrons")
+    options = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    config = load_train_config(CONFIG)
+    dataset = kn.Dataset(options.data).select(split="train")
+    lines = [
+        "# Rate of training",
+        "",
+        "`python experiments/benchmarks/training.py DATA.h5`: a step of "
+        "`experiments/two_electron/train.toml`. Labels: sampling densities and functions on the "
+        "grid, with fresh labels the ground states too. Forward: one value of T_s for each sample. "
+        "Backward: derivatives by the parameters of T_s, τ and the potential in "
+        f"{config.optimizer.gauss_newton.directions} directions, forward passes for them included. "
+        "Rest: the least squares problem and the update.",
+        "",
+        "| labels | samples/s | step (s) | labels | forward | backward | rest |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for source in ("stored", "fresh"):
+        times = measure(dataclasses.replace(config, source=source), dataset)
+        jax.clear_caches()
+        step = times["step"]
+        parts = (
+            times["labels"],
+            times["forward"] - times["labels"],
+            times["backward"] - times["forward"],
+            step - times["backward"],
+        )
+        print(source, {name: round(value, 3) for name, value in times.items()}, flush=True)
+        shares = " | ".join(f"{100 * part / step:.0f} %" for part in parts)
+        lines.append(f"| {source} | {times['samples'] / step:.1f} | {step:.2f} | {shares} |")
+    packages = ", ".join(f"{name} {metadata.version(name)}" for name in ("jax", "flax", "optax"))
+    lines += ["", f"{os.cpu_count()} cores, {platform.machine()}, {packages}.", ""]
+    Path(__file__).with_suffix(".md").write_text("\n".join(lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -151,7 +151,7 @@ def test_another_grid_level(data):
     geometry = reader.dataset.geometries[0]
     numbers = np.array([reader.numbers[geometry][:2]])
     one = first_geometry(reader.read([geometry], numbers, None, 2))
-    expected = molecular_grid(kn.Molecule([1, 1], np.asarray(one.positions)), 2)
+    expected = molecular_grid(kn.Molecule(np.array([1, 1]), np.asarray(one.positions)), 2)
     np.testing.assert_allclose(one.points, expected.points, rtol=1e-12)
     np.testing.assert_allclose(one.weights, expected.weights, rtol=1e-10, atol=1e-300)
 

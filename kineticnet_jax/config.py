@@ -40,6 +40,30 @@ def from_mapping(kind: type, content: Any, where: str) -> Any:
     return kind(**{key: _convert(hints[key], value, key) for key, value in content.items()})
 
 
+def load(kind: type, path: Path) -> Any:
+    """Reads a dataclass with a method `check` from a TOML file, strictly.
+
+    Args:
+        kind: the dataclass.
+        path: the file.
+
+    Returns:
+        A checked instance of `kind`.
+
+    Raises:
+        InputError: naming the file, if it is missing, not TOML, empty, or does not fit.
+    """
+    content = read_toml(path)
+    if not content:
+        raise InputError(f"{path}: empty, expected keys and values")
+    try:
+        config = from_mapping(kind, content, "the configuration")
+        config.check()
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return config
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """The content of a TOML file.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from kineticnet_jax.config import from_mapping, read_toml
+from kineticnet_jax.config import from_mapping, load
 from kineticnet_jax.errors import InputError, unknown_name
 from kineticnet_jax.functionals.xc import XC_FUNCTIONALS
 from kineticnet_jax.grid import GRID_LEVELS
@@ -256,16 +256,7 @@ def load_config(path: str | Path) -> DataConfig:
         InputError: if the file is missing, not TOML, empty, has unknown keys (the closest known
             one is suggested), values of a wrong type, or ranges that make no sense.
     """
-    path = Path(path)
-    content = read_toml(path)
-    if not content:
-        raise InputError(f"{path}: empty, expected at least a name and [[families]]")
-    try:
-        config = from_mapping(DataConfig, content, "the configuration")
-        config.check()
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    return config
+    return load(DataConfig, Path(path))
 
 
 def config_from_json(text: str) -> DataConfig:

@@ -17,6 +17,7 @@ from kineticnet_jax.data.labels import (
     ground_state_labels,
     kohn_sham_potential,
     perturbation_matrix,
+    violations,
 )
 from kineticnet_jax.data.potentials import Perturbation, draw_perturbation, most_gaussians
 from kineticnet_jax.data.spaces import FunctionSpace, OneElectronSpace, sample_orbitals
@@ -248,11 +249,7 @@ def _reasons(
     failed = {
         "not-finite": ~finite,
         "not-converged": ~converged,
-        "orbital-residual": values["orbital_residual"] > limits.orbital_residual,
-        "gap": values["gap"] < limits.gap,
-        "kinetic": np.abs(values["kinetic_error"]) > limits.kinetic,
-        "electrons": np.abs(values["electron_error"]) > limits.electrons,
-        "sqrt-fit": values["sqrt_fit_error"] > limits.sqrt_fit,
+        **violations(values, limits),
     }
     return np.select(list(failed.values()), list(failed), default="")
 

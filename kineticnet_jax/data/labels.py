@@ -4,14 +4,17 @@ For any potential v the orbitals of h = T + V give a density n together with its
 T_s, its kinetic energy density and the derivative of T_s, without self-consistency.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kineticnet_jax.basis import evaluate
+from kineticnet_jax.data.config import Limits
 from kineticnet_jax.data.potentials import (
     Perturbation,
     local_potential,
@@ -223,6 +226,25 @@ def ground_state_labels(
         integrate(weights, n) - space.n_electrons,
         integrate(weights, jnp.abs(fit**2 - n)) / space.n_electrons,
     )
+
+
+def violations(labels: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
+    """Which labels do not keep which limits.
+
+    Args:
+        labels: attributes of `Labels` by name, of one sample or of many.
+        limits: what a sample must satisfy.
+
+    Returns:
+        True where a limit is not kept, by the names under which rejected samples are counted.
+    """
+    return {
+        "orbital-residual": labels["orbital_residual"] > limits.orbital_residual,
+        "gap": labels["gap"] < limits.gap,
+        "kinetic": abs(labels["kinetic_error"]) > limits.kinetic,
+        "electrons": abs(labels["electron_error"]) > limits.electrons,
+        "sqrt-fit": labels["sqrt_fit_error"] > limits.sqrt_fit,
+    }
 
 
 def _diagonalize(

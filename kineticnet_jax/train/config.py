@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from kineticnet_jax.config import from_mapping, read_toml
+from kineticnet_jax.config import load
 from kineticnet_jax.errors import InputError, unknown_name
 from kineticnet_jax.functionals.base import Target
 from kineticnet_jax.grid import GRID_LEVELS
@@ -168,10 +168,4 @@ def load_train_config(path: str | Path) -> TrainConfig:
         InputError: if the file is missing, not TOML, has unknown keys (the closest known one is
             suggested), values of a wrong type, or numbers that make no sense.
     """
-    path = Path(path)
-    try:
-        config = from_mapping(TrainConfig, read_toml(path), "the configuration")
-        config.check()
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    return config
+    return load(TrainConfig, Path(path))

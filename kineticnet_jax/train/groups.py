@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from kineticnet_jax.basis import Basis
 from kineticnet_jax.data.config import Limits, PotentialKind
 from kineticnet_jax.data.dataset import Dataset
-from kineticnet_jax.data.labels import KohnShamPotential, ground_state_labels
+from kineticnet_jax.data.labels import KohnShamPotential, ground_state_labels, violations
 from kineticnet_jax.data.potentials import draw_perturbation
 from kineticnet_jax.data.spaces import FunctionSpace, OneElectronSpace, amplitude, sample_orbitals
 from kineticnet_jax.data.store import GeometryRecord
@@ -235,12 +235,8 @@ def _draw(
     key = jax.random.key(seed, impl="threefry2x32")
     perturbation = draw_perturbation(key, fresh.mixture, space.charges, space.positions)
     labels = ground_state_labels(replace(space, grid=fresh.grid), fresh.potential, perturbation)
-    limits = fresh.limits
-    good = (
-        (labels.gap > limits.gap)
-        & (jnp.abs(labels.kinetic_error) < limits.kinetic)
-        & (jnp.abs(labels.electron_error) < limits.electrons)
-        & (labels.sqrt_fit_error < limits.sqrt_fit)
+    bad = jnp.stack(
+        [jnp.asarray(wrong) for wrong in violations(vars(labels), fresh.limits).values()]
     )
     stored = StoredLabels(
         labels.orbitals[:, : space.occupied],
@@ -248,7 +244,7 @@ def _draw(
         labels.sqrt_coefficients,
         labels.potential_gradient,
     )
-    return stored, good
+    return stored, ~jnp.any(jnp.array(list(violated.values())))
 
 
 class GroupReader:

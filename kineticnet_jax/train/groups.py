@@ -235,9 +235,7 @@ def _draw(
     key = jax.random.key(seed, impl="threefry2x32")
     perturbation = draw_perturbation(key, fresh.mixture, space.charges, space.positions)
     labels = ground_state_labels(replace(space, grid=fresh.grid), fresh.potential, perturbation)
-    bad = jnp.stack(
-        [jnp.asarray(wrong) for wrong in violations(vars(labels), fresh.limits).values()]
-    )
+    violated = violations(vars(labels), fresh.limits)
     stored = StoredLabels(
         labels.orbitals[:, : space.occupied],
         labels.kinetic_energy,

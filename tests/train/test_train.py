@@ -258,8 +258,8 @@ def test_four_devices_are_one(data, tmp_path):
 def test_loss_that_is_not_finite_stops_the_run(data, tmp_path, monkeypatch):
     read, calls = GroupReader.read, []
 
-    def poisoned(self, geometries, samples):
-        group = read(self, geometries, samples)
+    def poisoned(self, geometries, *others):
+        group = read(self, geometries, *others)
         calls.append(geometries)
         bad = np.nan if len(calls) == 3 else 1.0
         return dataclasses.replace(group, weights=bad * group.weights)

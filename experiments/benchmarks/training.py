@@ -63,7 +63,7 @@ def measure(config: TrainConfig, dataset: kn.Dataset) -> dict[str, float]:
     @jax.jit
     def labels(group: Group) -> Any:
         def geometry(_: None, part: Group) -> tuple[None, Any]:
-            return None, prepare_geometry(template, part, config.precision)
+            return None, part.targets()
 
         return over_geometries(geometry, None, group)[1]
 
@@ -119,8 +119,9 @@ def main() -> None:
         "# Rate of training",
         "",
         "`python experiments/benchmarks/training.py DATA.h5`: a step of "
-        "`experiments/two_electron/train.toml`. Labels: sampling densities and functions on the "
-        "grid, with fresh labels the ground states too. Forward: one value of T_s for each sample. "
+        "`experiments/two_electron/train.toml`. Labels: densities and kinetic energy densities on the "
+        "grid, with fresh labels the ground states too. Forward: filters of every geometry and one "
+        "value of T_s for each sample. "
         "Backward: derivatives by the parameters of T_s, τ and the potential in "
         f"{config.optimizer.gauss_newton.directions} directions, forward passes for them included. "
         "Rest: the least squares problem and the update.",

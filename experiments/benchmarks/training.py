@@ -119,9 +119,9 @@ def main() -> None:
         "# Rate of training",
         "",
         "`python experiments/benchmarks/training.py DATA.h5`: a step of "
-        "`experiments/two_electron/train.toml`. Labels: densities and kinetic energy densities on the "
-        "grid, with fresh labels the ground states too. Forward: filters of every geometry and one "
-        "value of T_s for each sample. "
+        "`experiments/two_electron/train.toml`. Labels: densities and kinetic energy densities on "
+        "the grid, with fresh labels the ground states too. Forward: filters of every geometry and "
+        "one value of T_s for each sample. "
         "Backward: derivatives by the parameters of T_s, τ and the potential in "
         f"{config.optimizer.gauss_newton.directions} directions, forward passes for them included. "
         "Rest: the least squares problem and the update.",

@@ -1,5 +1,7 @@
 """What the claims of the KineticNet paper are worth: the functional of two electrons without each.
 
+Two rows are no claims of the paper: an input it does not have, and grids that are not stretched.
+
 Run `python experiments/two_electron/ablations.py two-electron --out ablations` after
 `run.py --out two-electron`; a run that was stopped goes on. All functionals are trained for the
 same number of steps, fewer than the one that is shipped.
@@ -18,7 +20,7 @@ import kineticnet_jax as kn
 from kineticnet_jax.data.config import DataConfig, load_config
 from kineticnet_jax.data.dataset import GROUND_STATE_NAME
 from kineticnet_jax.data.run import generate
-from kineticnet_jax.evaluate import optimization_errors, sample_errors
+from kineticnet_jax.evaluate import grid_errors, optimization_errors, sample_errors
 from kineticnet_jax.evaluation_report import write_report
 from kineticnet_jax.train.config import TrainConfig, load_train_config
 from kineticnet_jax.train.loop import train
@@ -30,6 +32,8 @@ SMOOTH = 1.0
 
 SMOOTHEST_CUSP = 4.0
 """Exponent of the tightest filter that is left without those that resolve cusps."""
+
+WHOLE, FIXED_GRIDS = "everything", "grids as they are"
 
 
 def changed_network(config: TrainConfig, **changes: Any) -> TrainConfig:
@@ -50,12 +54,14 @@ def without_potentials(config: TrainConfig) -> TrainConfig:
 
 
 ABLATIONS: dict[str, Callable[[TrainConfig], TrainConfig]] = {
-    "everything": lambda config: config,
+    WHOLE: lambda config: config,
     "ground states only": lambda config: dataclasses.replace(config, kinds=(GROUND_STATE_NAME,)),
     "smooth potentials only": lambda config: config,
     "no cusp-resolving filters": without_cusp,
     "no potential labels": without_potentials,
     "no interaction layers": lambda config: changed_network(config, interactions=0),
+    "reduced gradient as input": lambda config: changed_network(config, inputs="gradient"),
+    FIXED_GRIDS: lambda config: dataclasses.replace(config, grid_stretch=1.0),
 }
 
 
@@ -85,7 +91,8 @@ def main() -> None:
     test = kn.Dataset(options.run / "test.h5")
     fixed = {name: sample_errors(one, test) for name, one in functionals.items()}
     optimized = optimization_errors(functionals, test)
-    write_report(options.out, "Ablations", fixed, optimized, {})
+    grids = {name: grid_errors(functionals[name], test) for name in (WHOLE, FIXED_GRIDS)}
+    write_report(options.out, "Ablations", fixed, optimized, grids)
     print(f"report in {options.out / 'report.md'}")
 
 

@@ -76,6 +76,9 @@ class TrainConfig:
             with labels computed on the way.
         grid_stretch: largest factor by which the grid of a geometry is stretched or shrunk, anew in
             every step, so that the functional does not depend on the grid; 1 leaves it as it is.
+        emphasis: of rare densities in the second half of the steps. A stored sample is then drawn
+            with a probability in proportion to 1 + emphasis |ln(T_s / T_s of the ground state)|: the
+            largest errors are at densities that are far from the ground state of their molecule.
         grid_levels: levels of the grids of some families instead of that of the data: the radial
             grids of heavier atoms need a higher one, or the functional will depend on them.
         precision: of the network; labels are always made in float64.
@@ -99,6 +102,7 @@ class TrainConfig:
     kinds: tuple[str, ...] = ()
     source: Source = "stored"
     grid_stretch: float = 1.25
+    emphasis: float = 0.0
     grid_levels: dict[str, int] = field(default_factory=dict)
     precision: Precision = "float32"
     log_every: int = 5
@@ -142,6 +146,12 @@ class TrainConfig:
             raise InputError(f"geometries of families must be positive, but are {self.families}")
         if not 1 <= self.grid_stretch <= 1.5:
             raise InputError(f"grid_stretch must be from 1 to 1.5, but is {self.grid_stretch:g}")
+        if not self.emphasis >= 0:
+            raise InputError(f"emphasis must not be negative, but is {self.emphasis:g}")
+        if self.emphasis > 0 and self.source == "fresh":
+            raise InputError(
+                "emphasis needs stored samples: set source to stored, or emphasis to 0"
+            )
         for name, level in self.grid_levels.items():
             if level not in GRID_LEVELS:
                 raise InputError(

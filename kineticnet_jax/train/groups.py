@@ -262,6 +262,27 @@ class GroupReader:
         }
         self._potentials: dict[int, KohnShamPotential] = {}
 
+    def choose(
+        self, random: np.random.Generator, geometry: int, count: int, emphasis: float = 0.0
+    ) -> np.ndarray:
+        """Numbers of some samples of a geometry, none of them twice if there are enough.
+
+        Args:
+            random: where they are drawn from.
+            geometry: its index.
+            count: of samples.
+            emphasis: of densities that are far from the ground state of their molecule. The
+                probability of a sample is in proportion to 1 + emphasis |ln(T_s / T_s of the
+                ground state)|.
+        """
+        numbers = np.array(self.numbers[geometry])
+        probability = None
+        if emphasis > 0:
+            energy = self.dataset.record(geometry).kinetic_energy
+            probability = 1 + emphasis * np.abs(np.log(energy[numbers] / energy[0]))
+            probability /= probability.sum()
+        return random.choice(numbers, count, replace=len(numbers) < count, p=probability)
+
     def read(
         self,
         geometries: Sequence[int],

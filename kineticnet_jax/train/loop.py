@@ -183,24 +183,23 @@ class _Run:
     def batch(self, step: int) -> Batch:
         """The samples of a step, the same whenever it is asked for."""
         random = np.random.default_rng([self.config.seed, step])
-        return tuple(self._group(random, name, count) for name, count in self.counts.items())
+        return tuple(self._group(random, step, *family) for family in self.counts.items())
 
-    def _group(self, random: np.random.Generator, family: str, count: int) -> Group:
+    def _group(self, random: np.random.Generator, step: int, family: str, count: int) -> Group:
         geometries = self.training.families[family]
         chosen = random.choice(geometries, count, replace=len(geometries) < count)
+        count_of_each = self.config.samples
         if self.config.source == "fresh":
-            samples = random.integers(2**32, size=(count, self.config.samples))
+            samples = random.integers(2**32, size=(count, count_of_each))
         else:
-            samples = np.array([self._some(random, int(g)) for g in chosen])
+            emphasis = self.config.emphasis if 2 * step >= self.config.steps else 0.0
+            samples = np.array(
+                [self.training.choose(random, int(g), count_of_each, emphasis) for g in chosen]
+            )
         largest = self.config.grid_stretch
         stretch = None if largest == 1 else largest ** random.uniform(-1, 1, count)
         level = self.config.grid_levels.get(family)
         return self.training.read([int(g) for g in chosen], samples, stretch, level)
-
-    def _some(self, random: np.random.Generator, geometry: int) -> np.ndarray:
-        numbers = self.training.numbers[geometry]
-        few = len(numbers) < self.config.samples
-        return random.choice(numbers, self.config.samples, replace=few)
 
     def go(self, callback: Callable[[Progress], None] | None) -> LearnedFunctional:
         config = self.config

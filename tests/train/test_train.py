@@ -146,6 +146,21 @@ def test_fresh_labels_are_exact(data, stretch):
     assert np.all(targets.real)
 
 
+def test_rare_densities_are_drawn_more_often(data):
+    reader = GroupReader(kn.Dataset(data).select("train"))
+    geometry = reader.families["H2"][0]
+    numbers = reader.numbers[geometry]
+    energy = reader.dataset.record(geometry).kinetic_energy
+    random = np.random.default_rng(0)
+    for emphasis in (0.0, 30.0):
+        drawn = [reader.choose(random, geometry, 1, emphasis)[0] for _ in range(4000)]
+        share = np.array([np.mean(np.array(drawn) == number) for number in numbers])
+        expected = 1 + emphasis * np.abs(np.log(energy[numbers] / energy[0]))
+        np.testing.assert_allclose(share, expected / expected.sum(), atol=0.03)
+    assert np.ptp(share) > 0.1
+    assert len(reader.choose(random, geometry, len(numbers) + 1)) == len(numbers) + 1
+
+
 def test_another_grid_level(data):
     reader = GroupReader(kn.Dataset(data).select("train", "H2"))
     geometry = reader.dataset.geometries[0]
@@ -332,6 +347,8 @@ def test_damaged_checkpoint(run, data, tmp_path):
         ({"checkpoint_every": 3}, "checkpoint_every must be a multiple of log_every"),
         ({"samples": 3, "at_a_time": 2}, "at_a_time must divide samples"),
         ({"grid_stretch": 0.8}, "grid_stretch must be from 1 to 1.5"),
+        ({"emphasis": -1.0}, "emphasis must not be negative, but is -1"),
+        ({"emphasis": 1.0, "source": "fresh"}, "emphasis needs stored samples"),
         ({"grid_levels": {"H2": 7}}, "grid_levels must be 0 to 5, but is 7 for H2"),
         ({"grid_levels": {"H3+": 2}}, "unknown family 'H3\\+'"),
         ({"families": {"H3+": 1}}, "unknown family 'H3\\+'"),

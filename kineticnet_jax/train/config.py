@@ -77,8 +77,8 @@ class TrainConfig:
         grid_stretch: largest factor by which the grid of a geometry is stretched or shrunk, anew in
             every step, so that the functional does not depend on the grid; 1 leaves it as it is.
         emphasis: of rare densities in the second half of the steps. A stored sample is then drawn
-            with a probability in proportion to 1 + emphasis |ln(T_s / T_s of the ground state)|: the
-            largest errors are at densities that are far from the ground state of their molecule.
+            with a probability in proportion to 1 + emphasis |ln(T_s / T_s of the ground state)|,
+            as densities far from the ground state of their molecule have the largest errors.
         grid_levels: levels of the grids of some families instead of that of the data: the radial
             grids of heavier atoms need a higher one, or the functional will depend on them.
         precision: of the network; labels are always made in float64.

@@ -42,6 +42,7 @@ class SampleErrors:
             see `residual_energy`; NaN where there is no label.
         tau: ∫|τ - label| dr in hartree; NaN for a functional without kinetic energy density.
         label: T_s in hartree.
+        ground_state: T_s of the ground state of the same nuclei without external potential.
     """
 
     family: np.ndarray
@@ -51,6 +52,7 @@ class SampleErrors:
     potential: Float[np.ndarray, "samples"]
     tau: Float[np.ndarray, "samples"]
     label: Float[np.ndarray, "samples"]
+    ground_state: Float[np.ndarray, "samples"]
 
 
 def sample_errors(
@@ -66,7 +68,7 @@ def sample_errors(
     Raises:
         InputError: for an element the functional cannot be used for.
     """
-    rows: list[tuple[str, int, int, float, float, float, float]] = []
+    rows: list[tuple[str, int, int, float, float, float, float, float]] = []
     with jax.enable_x64(True):
         for geometry, numbers in dataset.by_geometry():
             record, space = dataset.record(geometry), dataset.space(geometry)
@@ -88,6 +90,7 @@ def sample_errors(
                         float(residual_energy(residual, space.density.kinetic_eigenvalues)),
                         _tau_error(bound, molecule, space.grid, density, tau),
                         label,
+                        float(record.kinetic_energy[0]),
                     )
                 )
                 if callback is not None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,16 @@ FIXED_HEADS = (
     "median",
     "95 %",
     "largest",
+    "above 1.594",
     "∫\\|Δτ\\| dr",
     "potential",
     "median",
 )
+DISTANCE_HEADS = ("samples", "T_s MAE", "largest", "above 1.594")
+DISTANCE = "\\|ln(T_s / T_s of the ground state)\\|"
+DISTANCES = (0.0, 0.05, 0.1, 0.2, 0.4, np.inf)
+"""Borders of |ln(T_s / T_s of the ground state)| between which errors are shown."""
+
 OPTIMIZED_HEADS = (
     "runs",
     "converged",
@@ -44,8 +51,9 @@ def fixed_density_table(errors: SampleErrors) -> dict[str, dict[str, float]]:
 
     Returns:
         For each family: number of samples; mean absolute error, median, 95th percentile and
-        largest error of T_s; mean of ∫|Δτ| dr; mean and median of the error of the potential as an
-        energy. NaN where there is nothing to judge.
+        largest error of T_s; number of samples worse than chemical accuracy; mean of ∫|Δτ| dr;
+        mean and median of the error of the potential as an energy. NaN where there is nothing to
+        judge.
     """
 
     def row(chosen: np.ndarray) -> dict[str, float]:
@@ -57,12 +65,34 @@ def fixed_density_table(errors: SampleErrors) -> dict[str, dict[str, float]]:
             "median": float(np.median(energy)),
             "percentile95": float(np.percentile(energy, 95)),
             "largest": float(np.max(energy)),
+            "above": float(np.sum(energy > CHEMICAL_ACCURACY_IN_MILLIHARTREE)),
             "tau": _of_finite(np.mean, tau),
             "potential_mean": _of_finite(np.mean, potential),
             "potential_median": _of_finite(np.median, potential),
         }
 
     return _by_family(errors.family, row)
+
+
+def distance_table(errors: SampleErrors) -> dict[str, dict[str, float]]:
+    """Errors of T_s in mHa by how far an external potential takes it from the ground state.
+
+    Returns:
+        For each interval of |ln(T_s / T_s of the ground state)| that has samples: their number,
+        mean absolute and largest error, and how many are worse than chemical accuracy.
+    """
+    distance = np.abs(np.log(errors.label / errors.ground_state))
+    rows = {}
+    for low, high in pairwise(DISTANCES):
+        energy = 1e3 * np.abs(errors.energy[(distance >= low) & (distance < high)])
+        if len(energy):
+            rows[f"{low:g} to {high:g}" if np.isfinite(high) else f"from {low:g}"] = {
+                "samples": float(len(energy)),
+                "mae": float(np.mean(energy)),
+                "largest": float(np.max(energy)),
+                "above": float(np.sum(energy > CHEMICAL_ACCURACY_IN_MILLIHARTREE)),
+            }
+    return rows
 
 
 def optimization_table(errors: OptimizationErrors) -> dict[str, dict[str, float]]:
@@ -136,6 +166,9 @@ def write_report(
     lines += ["Errors in mHa; that of the potential is the energy an optimizer would wrongly gain."]
     lines += ["", *markdown_table(FIXED_HEADS, tables), ""]
     lines += ["![parity](parity.png)", "", "![errors](errors.png)", ""]
+    content["distances"] = {name: distance_table(errors) for name, errors in fixed.items()}
+    lines += ["By how far the external potential takes T_s from that of the ground state, in mHa:"]
+    lines += ["", *markdown_table(DISTANCE_HEADS, content["distances"], DISTANCE), ""]
     if optimized:
         content["optimizations"] = {
             name: optimization_table(errors) for name, errors in optimized.items()
@@ -214,15 +247,17 @@ def _by_family(
 
 
 def markdown_table(
-    heads: tuple[str, ...], tables: dict[str, dict[str, dict[str, float]]]
+    heads: tuple[str, ...],
+    tables: dict[str, dict[str, dict[str, float]]],
+    kind: str = "family",
 ) -> list[str]:
-    """Lines of a table with a row for each family of each functional."""
-    lines = ["| functional | family | " + " | ".join(heads) + " |"]
+    """Lines of a table with a row for each family, or other kind of part, of each functional."""
+    lines = [f"| functional | {kind} | " + " | ".join(heads) + " |"]
     lines.append("| --- | --- |" + " ---: |" * len(heads))
     for name, table in tables.items():
-        for family, row in table.items():
+        for part, row in table.items():
             values = " | ".join(f"{value:.4g}" for value in row.values())
-            lines.append(f"| {name} | {family} | {values} |")
+            lines.append(f"| {name} | {part} | {values} |")
     return lines
 
 

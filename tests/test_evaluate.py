@@ -8,7 +8,12 @@ import pytest
 import kineticnet_jax as kn
 from kineticnet_jax.cli import main
 from kineticnet_jax.evaluate import grid_errors, optimization_errors, sample_errors
-from kineticnet_jax.evaluation_report import fixed_density_table, grid_table, optimization_table
+from kineticnet_jax.evaluation_report import (
+    distance_table,
+    fixed_density_table,
+    grid_table,
+    optimization_table,
+)
 from kineticnet_jax.functionals.learned import LearnedFunctional, Provenance
 from kineticnet_jax.functionals.moments import MomentConfig
 from kineticnet_jax.functionals.storage import save_functional
@@ -61,6 +66,15 @@ def test_table_of_errors(data):
     assert row["mae"] == pytest.approx(1e3 * np.mean(np.abs(errors.energy)))
     assert row["largest"] >= row["percentile95"] >= row["median"] > 0
     assert row["tau"] >= row["mae"]
+    assert row["above"] == np.sum(np.abs(errors.energy) > 1.594e-3) > 0
+    ground = kn.Dataset(data).record(errors.geometry[-1]).kinetic_energy[0]
+    assert errors.ground_state[-1] == ground
+    distances = distance_table(errors)
+    assert sum(part["samples"] for part in distances.values()) == row["samples"]
+    assert sum(part["above"] for part in distances.values()) == row["above"]
+    assert max(part["largest"] for part in distances.values()) == row["largest"]
+    nearest = np.abs(np.log(errors.label / errors.ground_state)) < 0.05
+    assert distances["0 to 0.05"]["samples"] == np.sum(nearest) < row["samples"]
 
 
 def test_report_of_the_command_line(data, tmp_path, capsys):

@@ -9,7 +9,13 @@ import subprocess
 from pathlib import Path
 
 import kineticnet_jax as kn
-from kineticnet_jax.evaluation_report import FIXED_HEADS, OPTIMIZED_HEADS, markdown_table
+from kineticnet_jax.evaluation_report import (
+    DISTANCE,
+    DISTANCE_HEADS,
+    FIXED_HEADS,
+    OPTIMIZED_HEADS,
+    markdown_table,
+)
 from kineticnet_jax.files import complete_file
 from kineticnet_jax.functionals.learned import LearnedFunctional, parameter_count
 from kineticnet_jax.functionals.storage import read_functional, save_functional
@@ -43,6 +49,10 @@ At fixed densities, in mHa; the error of the potential is the energy an optimize
 gain.
 
 {fixed}
+
+By how far an external potential takes T_s from that of the ground state, in mHa:
+
+{distances}
 
 After density optimization from the starting densities {guesses}, against Kohn–Sham, in mHa.
 
@@ -89,6 +99,7 @@ def card(functional: LearnedFunctional, errors: dict, curve: dict) -> str:
         commit=commit,
         seed=json.loads(details["training"])["seed"],
         fixed="\n".join(markdown_table(FIXED_HEADS, errors["fixed_densities"])),
+        distances="\n".join(markdown_table(DISTANCE_HEADS, errors["distances"], DISTANCE)),
         guesses=", ".join(dict.fromkeys(errors["runs"][name]["guess"])),
         optimized="\n".join(markdown_table(OPTIMIZED_HEADS, errors["optimizations"])),
         second=curve["second_difference_mha"],

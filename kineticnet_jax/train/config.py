@@ -60,6 +60,8 @@ class TrainConfig:
     Attributes:
         name: of the functional that comes out.
         steps: number of steps.
+        start: name or folder of a learned functional whose parameters are where training begins;
+            its network must be this one. By default they are random.
         target: "total" to learn T_s, "pauli" to learn T_s - T_vW.
         network: its architecture.
         weights: of the losses.
@@ -91,6 +93,7 @@ class TrainConfig:
 
     name: str
     steps: int
+    start: str = ""
     target: Target = "total"
     network: NetworkChoice = field(default_factory=NetworkChoice)
     weights: LossWeights = field(default_factory=LossWeights)

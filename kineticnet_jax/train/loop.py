@@ -20,8 +20,9 @@ from kineticnet_jax.data.dataset import Dataset
 from kineticnet_jax.errors import IncompleteError, InputError, unknown_name
 from kineticnet_jax.files import complete_file, write_json
 from kineticnet_jax.functionals.learned import LearnedFunctional, Provenance
+from kineticnet_jax.functionals.registry import load_functional
 from kineticnet_jax.functionals.storage import read_functional, save_functional
-from kineticnet_jax.nn.network import KineticNet
+from kineticnet_jax.nn.network import KineticNet, Params
 from kineticnet_jax.train.checkpoint import Checkpoints
 from kineticnet_jax.train.config import TrainConfig
 from kineticnet_jax.train.groups import Group, GroupReader
@@ -135,6 +136,7 @@ class _Run:
         elements = tuple(sorted({int(z) for row in charges for z in row}))
         self.network = config.network.config(elements, config.target)
         self.template = LearnedFunctional(self.network, provenance=self._provenance())
+        self.params = self._first_params()
         self._prepare_folder()
 
     def _select(self, split: str) -> Dataset:
@@ -150,6 +152,18 @@ class _Run:
             "version": metadata.version("kineticnet-jax"),
         }
         return Provenance(config.name, tuple(details.items()))
+
+    def _first_params(self) -> Params:
+        start = self.config.start
+        if not start:
+            return KineticNet(self.network).init(jax.random.key(self.config.seed))
+        functional = load_functional(start)
+        if not isinstance(functional, LearnedFunctional) or functional.network != self.network:
+            raise InputError(
+                f"start: '{start}' has not the network of this training; give the same size, "
+                "settings, target and elements"
+            )
+        return functional.params
 
     def _prepare_folder(self) -> None:
         """Makes the folder of a new run, or checks that it holds this one."""
@@ -204,8 +218,7 @@ class _Run:
     def go(self, callback: Callable[[Progress], None] | None) -> LearnedFunctional:
         config = self.config
         with jax.enable_x64(True):
-            params = KineticNet(self.network).init(jax.random.key(config.seed))
-            params = jax.tree.map(lambda x: x.astype(config.precision), params)
+            params = jax.tree.map(lambda x: jnp.asarray(x, config.precision), self.params)
             optimizer = make_optimizer(config.optimizer, config.steps)
             state = initial_state(config.optimizer, optimizer, params)
             checkpoints = Checkpoints(self.folder / CHECKPOINTS)

@@ -4,7 +4,9 @@ A batch are groups of samples of several families. What a group contributes is c
 each family, so that no family has to be padded to the size of another one.
 """
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -160,10 +162,13 @@ def make_step(
         part = partial(group_residuals, template, weights, dtype, at_a_time, settings.gauss_newton)
         merge = partial(least_squares_step, settings.gauss_newton, weights)
     summed = settings.method == "adam"
+    # Collective operations of several devices must begin in the same order everywhere.
+    several = mesh is not None and mesh.size > 1
+    together = _one_after_the_other if several else _in_threads
 
     @jax.jit
     def contribution(params: Params, key: Array, group: Group) -> Any:
-        if mesh is None or mesh.size == 1:
+        if not several:
             return part(params, key, jnp.zeros((), int), group)
 
         def on_device(params: Params, key: Array, group: Group) -> Any:
@@ -206,11 +211,26 @@ def make_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Scalar]]:
         key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), state.step)
         keys = jax.random.split(key, len(batch))
-        return update(
-            state, [contribution(state.params, *pair) for pair in zip(keys, batch, strict=True)]
-        )
+        return update(state, together(partial(contribution, state.params), keys, batch))
 
     return step
+
+
+def _one_after_the_other(
+    function: Callable[[Array, Group], Any], keys: Array, batch: Batch
+) -> list[Any]:
+    return [function(key, group) for key, group in zip(keys, batch, strict=True)]
+
+
+def _in_threads(function: Callable[[Array, Group], Any], keys: Array, batch: Batch) -> list[Any]:
+    """At once, as compiling the programs of several groups takes minutes, on one core each."""
+
+    def in_thread(key: Array, group: Group) -> Any:
+        with jax.enable_x64(True):
+            return function(key, group)
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return list(threads.map(in_thread, keys, batch))
 
 
 def _gradients(

@@ -11,6 +11,7 @@ import sys
 import time
 from types import SimpleNamespace
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -194,6 +195,19 @@ def test_a_run_learns_and_can_be_used(run, data):
     assert np.isfinite(kn.total_energy(system, functional)(density))
 
 
+def test_a_training_may_start_from_a_functional(run, data, tmp_path):
+    still = OptimizerSettings(learning_rate=1e-9)
+    config = dataclasses.replace(CONFIG, steps=2, start=str(run / BEST), optimizer=still)
+    found = train(config, kn.Dataset(data), tmp_path / "run")
+    chex.assert_trees_all_close(found.params, kn.load_functional(run / BEST).params, atol=1e-6)
+    wider = dataclasses.replace(config, network=dataclasses.replace(CONFIG.network, hidden=5))
+    for bad, message in ((wider, "has not the network"), ("tf", "has not"), ("nn", "unknown")):
+        bad = dataclasses.replace(config, start=bad) if isinstance(bad, str) else bad
+        with pytest.raises(InputError, match=message):
+            train(bad, kn.Dataset(data), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 def test_killed_run_goes_on_as_if_nothing_had_happened(run, data, tmp_path):
     config = tmp_path / "config.toml"
     config.write_text(to_toml(CONFIG))
@@ -242,6 +256,7 @@ def to_toml(config):
 
 FOUR_DEVICES = """
 import dataclasses, sys
+import chex
 import jax
 import numpy as np
 jax.config.update("jax_num_cpu_devices", 4)

@@ -81,8 +81,7 @@ class TrainConfig:
         emphasis: of rare densities in the second half of the steps. A stored sample is then drawn
             with a probability in proportion to 1 + emphasis |ln(T_s / T_s of the ground state)|,
             as densities far from the ground state of their molecule have the largest errors.
-        grid_levels: levels of the grids of some families instead of that of the data: the radial
-            grids of heavier atoms need a higher one, or the functional will depend on them.
+        grid_levels: levels of the grids of some families instead of that of the data.
         precision: of the network; labels are always made in float64.
         log_every: steps between two rows of the metrics.
         validate_every: steps between two validations.

@@ -67,7 +67,7 @@ def test_table_of_errors(data):
     assert row["largest"] >= row["percentile95"] >= row["median"] > 0
     assert row["tau"] >= row["mae"]
     assert row["above"] == np.sum(np.abs(errors.energy) > 1.594e-3) > 0
-    ground = kn.Dataset(data).record(errors.geometry[-1]).kinetic_energy[0]
+    ground = kn.Dataset(data).record(int(errors.geometry[-1])).kinetic_energy[0]
     assert errors.ground_state[-1] == ground
     distances = distance_table(errors)
     assert sum(part["samples"] for part in distances.values()) == row["samples"]

@@ -256,7 +256,6 @@ def to_toml(config):
 
 FOUR_DEVICES = """
 import dataclasses, sys
-import chex
 import jax
 import numpy as np
 jax.config.update("jax_num_cpu_devices", 4)

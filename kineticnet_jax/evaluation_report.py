@@ -65,7 +65,7 @@ def fixed_density_table(errors: SampleErrors) -> dict[str, dict[str, float]]:
             "median": float(np.median(energy)),
             "percentile95": float(np.percentile(energy, 95)),
             "largest": float(np.max(energy)),
-            "above": float(np.sum(energy > CHEMICAL_ACCURACY_IN_MILLIHARTREE)),
+            "above": _worse_than_chemical_accuracy(energy),
             "tau": _of_finite(np.mean, tau),
             "potential_mean": _of_finite(np.mean, potential),
             "potential_median": _of_finite(np.median, potential),
@@ -90,7 +90,7 @@ def distance_table(errors: SampleErrors) -> dict[str, dict[str, float]]:
                 "samples": float(len(energy)),
                 "mae": float(np.mean(energy)),
                 "largest": float(np.max(energy)),
-                "above": float(np.sum(energy > CHEMICAL_ACCURACY_IN_MILLIHARTREE)),
+                "above": _worse_than_chemical_accuracy(energy),
             }
     return rows
 
@@ -230,6 +230,10 @@ def plot_errors(errors: dict[str, SampleErrors]) -> Figure:
 
 def _colors() -> tuple[str, ...]:
     return COLORS * 4
+
+
+def _worse_than_chemical_accuracy(energy: np.ndarray) -> float:
+    return float(np.sum(energy > CHEMICAL_ACCURACY_IN_MILLIHARTREE))
 
 
 def _of_finite(function: Callable[[np.ndarray], Any], values: np.ndarray) -> float:

@@ -57,6 +57,8 @@ _WORKER_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
     "MALLOC_TOP_PAD_": str(1 << 26),
     "MALLOC_MMAP_MAX_": "0",
+    # Workers import the program that runs, and with it perhaps a package that shows all messages.
+    "DASK_LOGGING__DISTRIBUTED": "critical",
 }
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -78,15 +79,18 @@ class TrainConfig:
             with labels computed on the way.
         grid_stretch: largest factor by which the grid of a geometry is stretched or shrunk, anew in
             every step, so that the functional does not depend on the grid; 1 leaves it as it is.
-        emphasis: of rare densities in the second half of the steps. A stored sample is then drawn
-            with a probability in proportion to 1 + emphasis |ln(T_s / T_s of the ground state)|,
-            as densities far from the ground state of their molecule have the largest errors.
+        emphasis: of samples with large errors of T_s. Stored samples are drawn with a probability
+            in proportion to 1 + emphasis · error / mean error of their family.
+        emphasis_every: steps between two measurements of these errors, at all samples. The first
+            one is after so many steps, or before the first step if there is a `start`; until then
+            all samples are alike.
         grid_levels: levels of the grids of some families instead of that of the data.
         precision: of the network; labels are always made in float64.
         log_every: steps between two rows of the metrics.
         validate_every: steps between two validations.
         validation_samples: densities of each validation geometry.
-        checkpoint_every: steps between two checkpoints, a multiple of `log_every`.
+        checkpoint_every: steps between two checkpoints; this and `emphasis_every` must be
+            multiples of `log_every`.
         seed: of parameters and batches.
     """
 
@@ -105,6 +109,7 @@ class TrainConfig:
     source: Source = "stored"
     grid_stretch: float = 1.25
     emphasis: float = 0.0
+    emphasis_every: int = 800
     grid_levels: dict[str, int] = field(default_factory=dict)
     precision: Precision = "float32"
     log_every: int = 5
@@ -128,6 +133,7 @@ class TrainConfig:
             "validate_every",
             "validation_samples",
             "checkpoint_every",
+            "emphasis_every",
         ):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, but is {getattr(self, name)}")
@@ -135,11 +141,12 @@ class TrainConfig:
             raise InputError(
                 f"at_a_time must divide samples, but they are {self.at_a_time} and {self.samples}"
             )
-        if self.checkpoint_every % self.log_every:
-            raise InputError(
-                "checkpoint_every must be a multiple of log_every, but they are "
-                f"{self.checkpoint_every} and {self.log_every}"
-            )
+        for name in ("checkpoint_every", "emphasis_every"):
+            if getattr(self, name) % self.log_every:
+                raise InputError(
+                    f"{name} must be a multiple of log_every, but they are "
+                    f"{getattr(self, name)} and {self.log_every}"
+                )
         weights = dataclasses.asdict(self.weights)
         if min(weights.values()) < 0 or not sum(weights.values()) > 0:
             raise InputError(f"loss weights must not be negative or all zero, but are {weights}")
@@ -148,8 +155,8 @@ class TrainConfig:
             raise InputError(f"geometries of families must be positive, but are {self.families}")
         if not 1 <= self.grid_stretch <= 1.5:
             raise InputError(f"grid_stretch must be from 1 to 1.5, but is {self.grid_stretch:g}")
-        if not self.emphasis >= 0:
-            raise InputError(f"emphasis must not be negative, but is {self.emphasis:g}")
+        if not 0 <= self.emphasis < math.inf:
+            raise InputError(f"emphasis must be finite and not negative, but is {self.emphasis:g}")
         if self.emphasis > 0 and self.source == "fresh":
             raise InputError(
                 "emphasis needs stored samples: set source to stored, or emphasis to 0"

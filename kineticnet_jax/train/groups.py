@@ -245,6 +245,38 @@ def _draw(
     return stored, ~jnp.any(jnp.array(list(violated.values())))
 
 
+MOST = 20.0
+"""Errors of a sample, relative to the mean, that are told apart; one bad sample is not all."""
+
+SampleWeights = dict[int, np.ndarray]
+"""In proportion to these numbers samples are drawn: one array for each geometry, by its index."""
+
+
+def emphasized(errors: dict[int, np.ndarray], emphasis: float) -> SampleWeights:
+    """Weights of the samples of a family by their errors.
+
+    Args:
+        errors: absolute errors of all samples of each geometry of the family.
+        emphasis: of samples with large errors.
+
+    Returns:
+        1 + emphasis · error / mean error, where no error counts as more than MOST means.
+    """
+    everything = np.concatenate(list(errors.values()))
+    mean = np.mean(everything[np.isfinite(everything)])
+    return {
+        geometry: 1 + emphasis * np.nan_to_num(np.minimum(values / mean, MOST), nan=MOST)
+        for geometry, values in errors.items()
+    }
+
+
+def _choose(
+    random: np.random.Generator, of: np.ndarray, count: int, weights: np.ndarray | None
+) -> np.ndarray:
+    probability = None if weights is None else weights / weights.sum()
+    return random.choice(of, count, replace=len(of) < count, p=probability)
+
+
 class GroupReader:
     """Makes groups of the geometries of a data set; keeps what it has read.
 
@@ -262,8 +294,23 @@ class GroupReader:
         }
         self._potentials: dict[int, KohnShamPotential] = {}
 
-    def choose(
-        self, random: np.random.Generator, geometry: int, count: int, emphasis: float = 0.0
+    def choose_geometries(
+        self, random: np.random.Generator, family: str, count: int, weights: SampleWeights | None
+    ) -> np.ndarray:
+        """Indices of some geometries of a family, none of them twice if there are enough.
+
+        Args:
+            random: where they are drawn from.
+            family: its name.
+            count: of geometries.
+            weights: of the samples; a geometry has the sum of those of its own.
+        """
+        geometries = self.families[family]
+        sums = None if weights is None else np.array([weights[g].sum() for g in geometries])
+        return _choose(random, np.array(geometries), count, sums)
+
+    def choose_samples(
+        self, random: np.random.Generator, geometry: int, count: int, weights: SampleWeights | None
     ) -> np.ndarray:
         """Numbers of some samples of a geometry, none of them twice if there are enough.
 
@@ -271,17 +318,10 @@ class GroupReader:
             random: where they are drawn from.
             geometry: its index.
             count: of samples.
-            emphasis: of densities that are far from the ground state of their molecule. The
-                probability of a sample is in proportion to 1 + emphasis |ln(T_s / T_s of the
-                ground state)|.
+            weights: of the samples.
         """
-        numbers = np.array(self.numbers[geometry])
-        probability = None
-        if emphasis > 0:
-            energy = self.dataset.record(geometry).kinetic_energy
-            probability = 1 + emphasis * np.abs(np.log(energy[numbers] / energy[0]))
-            probability /= probability.sum()
-        return random.choice(numbers, count, replace=len(numbers) < count, p=probability)
+        own = None if weights is None else weights[geometry]
+        return _choose(random, np.array(self.numbers[geometry]), count, own)
 
     def read(
         self,

@@ -25,7 +25,7 @@ from kineticnet_jax.functionals.storage import read_functional, save_functional
 from kineticnet_jax.nn.network import KineticNet, Params
 from kineticnet_jax.train.checkpoint import Checkpoints
 from kineticnet_jax.train.config import TrainConfig
-from kineticnet_jax.train.groups import Group, GroupReader
+from kineticnet_jax.train.groups import Group, GroupReader, SampleWeights, emphasized
 from kineticnet_jax.train.loss import validation_errors
 from kineticnet_jax.train.step import (
     AXIS,
@@ -137,6 +137,8 @@ class _Run:
         self.network = config.network.config(elements, config.target)
         self.template = LearnedFunctional(self.network, provenance=self._provenance())
         self.params = self._first_params()
+        self.weights: SampleWeights | None = None
+        self.weights_of = -1
         self._prepare_folder()
 
     def _select(self, split: str) -> Dataset:
@@ -197,18 +199,19 @@ class _Run:
     def batch(self, step: int) -> Batch:
         """The samples of a step, the same whenever it is asked for."""
         random = np.random.default_rng([self.config.seed, step])
-        return tuple(self._group(random, step, *family) for family in self.counts.items())
+        return tuple(self._group(random, *family) for family in self.counts.items())
 
-    def _group(self, random: np.random.Generator, step: int, family: str, count: int) -> Group:
-        geometries = self.training.families[family]
-        chosen = random.choice(geometries, count, replace=len(geometries) < count)
+    def _group(self, random: np.random.Generator, family: str, count: int) -> Group:
+        chosen = self.training.choose_geometries(random, family, count, self.weights)
         count_of_each = self.config.samples
         if self.config.source == "fresh":
             samples = random.integers(2**32, size=(count, count_of_each))
         else:
-            emphasis = self.config.emphasis if 2 * step >= self.config.steps else 0.0
             samples = np.array(
-                [self.training.choose(random, int(g), count_of_each, emphasis) for g in chosen]
+                [
+                    self.training.choose_samples(random, int(g), count_of_each, self.weights)
+                    for g in chosen
+                ]
             )
         largest = self.config.grid_stretch
         stretch = None if largest == 1 else largest ** random.uniform(-1, 1, count)
@@ -256,6 +259,7 @@ class _Run:
         recent: list[dict[str, jax.Array]] = []
         start = last = time.perf_counter()
         while (done := int(state.step)) < config.steps:
+            self._emphasize(state)
             state, values = step(state, self.batch(done))
             recent.append(values)
             done += 1
@@ -284,6 +288,54 @@ class _Run:
             if done % config.checkpoint_every == 0 or done == config.steps:
                 checkpoints.save(state)
         return state
+
+    def _emphasize(self, state: TrainState) -> None:
+        """Weights of the samples at a step, by their errors at the last step these were measured.
+
+        These errors are written before the next checkpoint, so that a run that goes on has them.
+        """
+        every = self.config.emphasis_every
+        last = int(state.step) // every * every
+        if not self.config.emphasis or last == self.weights_of:
+            return
+        if last == 0 and not self.config.start:
+            return
+        place = self.folder / f"errors-{last:06d}.npy"
+        if not place.is_file():
+            measured = np.concatenate(
+                [
+                    values
+                    for family in self.counts
+                    for values in self._training_errors(state, family).values()
+                ]
+            )
+            with complete_file(place) as temporary, temporary.open("wb") as file:
+                np.save(file, measured)
+        rest = np.load(place)
+        self.weights, self.weights_of = {}, last
+        for family in self.counts:
+            errors = {}
+            for geometry in self.training.families[family]:
+                count = len(self.training.numbers[geometry])
+                errors[geometry], rest = rest[:count], rest[count:]
+            self.weights |= emphasized(errors, self.config.emphasis)
+
+    def _training_errors(self, state: TrainState, family: str) -> dict[int, np.ndarray]:
+        """Absolute errors of T_s in hartree at all training samples of the geometries of a family.
+
+        They are read in groups of one size, so that only one program is compiled.
+        """
+        geometries, level = self.training.families[family], self.config.grid_levels.get(family)
+        most = max(len(self.training.numbers[geometry]) for geometry in geometries)
+        errors = {}
+        for geometry in geometries:
+            numbers = np.array(self.training.numbers[geometry])
+            group = self.training.read([geometry], np.resize(numbers, (1, most)), None, level)
+            found = validation_errors(
+                self.template, state.averaged, group, self.config.precision, potentials=False
+            )
+            errors[geometry] = np.abs(np.asarray(found.energy)[0, : len(numbers)])
+        return errors
 
     def _check_finite(
         self, first: int, recent: list[dict[str, jax.Array]], checkpoints: Checkpoints

@@ -209,9 +209,13 @@ def cast(tree: Any, dtype: np.typing.DTypeLike) -> Any:
     )
 
 
-@partial(jax.jit, static_argnames="dtype")
+@partial(jax.jit, static_argnames=("dtype", "potentials"))
 def validation_errors(
-    functional: LearnedFunctional, params: Params, group: Group, dtype: str
+    functional: LearnedFunctional,
+    params: Params,
+    group: Group,
+    dtype: str,
+    potentials: bool = True,
 ) -> Errors:
     """Errors at all samples of a group, of shape (geometries, samples).
 
@@ -220,10 +224,12 @@ def validation_errors(
         params: of the network.
         group: the samples.
         dtype: precision of the functional.
+        potentials: whether errors of the potential are evaluated, most of the work.
     """
 
     def geometry(_: None, part: Group) -> tuple[None, Errors]:
         site, targets = prepare_geometry(functional, part, dtype)
-        return None, jax.lax.map(partial(sample_errors, site, params), targets)
+        judge = partial(sample_errors, site, params, potentials=potentials)
+        return None, jax.lax.map(judge, targets)
 
     return over_geometries(geometry, None, group)[1]

@@ -24,7 +24,7 @@ from kineticnet_jax.evaluate import sample_errors
 from kineticnet_jax.grid import molecular_grid
 from kineticnet_jax.train.checkpoint import Checkpoints
 from kineticnet_jax.train.config import NetworkChoice, TrainConfig, load_train_config
-from kineticnet_jax.train.groups import GroupReader
+from kineticnet_jax.train.groups import GroupReader, emphasized
 from kineticnet_jax.train.loop import BEST, CHECKPOINTS, METRICS, RUN, train
 from kineticnet_jax.train.loss import validation_errors
 from kineticnet_jax.train.step import OptimizerSettings, initial_state, make_optimizer
@@ -42,6 +42,8 @@ CONFIG = TrainConfig(
     validate_every=4,
     validation_samples=2,
     checkpoint_every=4,
+    emphasis=1.0,
+    emphasis_every=6,
 )
 
 
@@ -147,19 +149,27 @@ def test_fresh_labels_are_exact(data, stretch):
     assert np.all(targets.real)
 
 
-def test_rare_densities_are_drawn_more_often(data):
-    reader = GroupReader(kn.Dataset(data).select("train"))
-    geometry = reader.families["H2"][0]
-    numbers = reader.numbers[geometry]
-    energy = reader.dataset.record(geometry).kinetic_energy
-    random = np.random.default_rng(0)
-    for emphasis in (0.0, 30.0):
-        drawn = [reader.choose(random, geometry, 1, emphasis)[0] for _ in range(4000)]
-        share = np.array([np.mean(np.array(drawn) == number) for number in numbers])
-        expected = 1 + emphasis * np.abs(np.log(energy[numbers] / energy[0]))
-        np.testing.assert_allclose(share, expected / expected.sum(), atol=0.03)
+def test_samples_with_large_errors_are_drawn_more_often(data):
+    reader = GroupReader(kn.Dataset(data).select("train", "H2"))
+    geometries = reader.families["H2"]
+    rng = np.random.default_rng(0)
+    errors = {g: rng.exponential(size=len(reader.numbers[g])) for g in geometries}
+    mean = np.mean(np.concatenate(list(errors.values())))
+    errors[geometries[0]][0] = np.nan
+    weights = emphasized(errors, 2.0)
+    assert weights[geometries[0]][0] == 1 + 2 * 20
+    assert weights[geometries[1]][0] == pytest.approx(1 + 2 * errors[geometries[1]][0] / mean, 0.1)
+    sums = np.array([weights[g].sum() for g in geometries])
+    drawn = [reader.choose_geometries(rng, "H2", 1, weights)[0] for _ in range(4000)]
+    share = np.array([np.mean(np.array(drawn) == g) for g in geometries])
+    np.testing.assert_allclose(share, sums / sums.sum(), atol=0.03)
+    one = geometries[0]
+    drawn = [reader.choose_samples(rng, one, 1, weights)[0] for _ in range(4000)]
+    share = np.array([np.mean(np.array(drawn) == number) for number in reader.numbers[one]])
+    np.testing.assert_allclose(share, weights[one] / sums[0], atol=0.03)
     assert np.ptp(share) > 0.1
-    assert len(reader.choose(random, geometry, len(numbers) + 1)) == len(numbers) + 1
+    count = len(geometries) + 1
+    assert len(reader.choose_geometries(rng, "H2", count, None)) == count
 
 
 def test_another_grid_level(data):
@@ -178,6 +188,14 @@ def test_adam_learns(data, tmp_path):
     train(config, kn.Dataset(data), tmp_path / "run")
     table = rows(tmp_path / "run")
     assert float(table[-1]["loss"]) < 0.9 * float(table[0]["loss"])
+
+
+def test_errors_of_the_training_samples_are_measured(run, data):
+    assert [path.name for path in sorted(run.glob("errors-*"))] == ["errors-000006.npy"]
+    errors = np.load(run / "errors-000006.npy")
+    assert len(errors) == len(kn.Dataset(data).select("train", "H2"))
+    assert np.all(errors >= 0)
+    assert np.ptp(errors) > 0
 
 
 def test_a_run_learns_and_can_be_used(run, data):
@@ -359,9 +377,11 @@ def test_damaged_checkpoint(run, data, tmp_path):
     [
         ({"steps": 0}, "steps must be at least 1"),
         ({"checkpoint_every": 3}, "checkpoint_every must be a multiple of log_every"),
+        ({"emphasis_every": 3}, "emphasis_every must be a multiple of log_every"),
         ({"samples": 3, "at_a_time": 2}, "at_a_time must divide samples"),
         ({"grid_stretch": 0.8}, "grid_stretch must be from 1 to 1.5"),
-        ({"emphasis": -1.0}, "emphasis must not be negative, but is -1"),
+        ({"emphasis": -1.0}, "emphasis must be finite and not negative, but is -1"),
+        ({"emphasis": np.inf}, "emphasis must be finite and not negative, but is inf"),
         ({"emphasis": 1.0, "source": "fresh"}, "emphasis needs stored samples"),
         ({"grid_levels": {"H2": 7}}, "grid_levels must be 0 to 5, but is 7 for H2"),
         ({"grid_levels": {"H3+": 2}}, "unknown family 'H3\\+'"),

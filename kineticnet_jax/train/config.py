@@ -141,7 +141,7 @@ class TrainConfig:
             raise InputError(
                 f"at_a_time must divide samples, but they are {self.at_a_time} and {self.samples}"
             )
-        for name in ("checkpoint_every", "emphasis_every"):
+        for name in ("checkpoint_every", *(("emphasis_every",) if self.emphasis else ())):
             if getattr(self, name) % self.log_every:
                 raise InputError(
                     f"{name} must be a multiple of log_every, but they are "

@@ -109,6 +109,18 @@ def start(objective: Objective, z: Vector, max_steps: int) -> State:
     return _record(state)
 
 
+def restart(objective: Objective, z: Vector, state: State) -> State:
+    """Starts again somewhere else; counts as a step, and the history goes on.
+
+    Args:
+        objective: the function.
+        z: where to start.
+        state: in which the search was; one step must be left in its history.
+    """
+    fresh = start(objective, z, len(state.history.energy) - 1)
+    return _record(replace(fresh, steps=state.steps + 1, history=state.history))
+
+
 def advance(
     objective: Objective,
     retract: Callable[[Vector], Vector],

@@ -12,10 +12,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from kineticnet_jax import minimize
-from kineticnet_jax.density import KAPPA, SqrtDensity, initial_density
+from kineticnet_jax.density import KAPPA, SqrtDensity, fit_sqrt_density, initial_density
 from kineticnet_jax.energy import TotalEnergy, total_energy
 from kineticnet_jax.errors import InputError, unknown_name
 from kineticnet_jax.functionals.base import Functional
+from kineticnet_jax.quadrature import integrate
 from kineticnet_jax.system import System
 from kineticnet_jax.types import Scalar
 
@@ -24,6 +25,13 @@ logger = logging.getLogger(__name__)
 PROGRESS_INTERVAL = 5
 """Steps between two reports to a callback."""
 
+NODE = 1e-6
+"""Share of the electrons where ψ has the other sign, from which on this is a node; basis functions
+that end too early leave less."""
+
+MAX_RESTARTS = 3
+"""Starts from |ψ|, if ψ has a node; a basis may not do without."""
+
 
 @dataclass(frozen=True)
 class Solution:
@@ -31,13 +39,14 @@ class Solution:
 
     Attributes:
         energy: total energy in hartree.
-        density: the density with the lowest energy met, its coefficients normalised.
+        density: the density with the lowest energy met since the last start, its coefficients
+            normalised.
         converged: whether the gradient norm is below the tolerance.
         reason: why the optimization stopped, in one sentence.
         components: terms of the energy in hartree: kinetic, hartree, xc, external, nuclear.
         gradient_norm: |(T + κS)^(-1/2) dE/dc| in hartree^½ for normalised coefficients; half its
             square is about the distance to the minimum in hartree.
-        steps: steps made, rejected trials included.
+        steps: steps made, rejected trials and starts from |ψ| included.
         history: energy and gradient norm after every step, the start first.
     """
 
@@ -85,6 +94,10 @@ def optimize_density(
     the kinetic energy is well conditioned; both methods share one trust region, which bounds every
     step. The whole search is one jitted loop on the device.
 
+    √n has no node. A ψ that changes its sign where there are electrons can be a local minimum, an
+    excited state of the exact functional, and a learned functional does not know such densities.
+    So if ψ has a node at convergence, the search starts again from the fit to |ψ|.
+
     Args:
         system: from `prepare`.
         functional: kinetic energy functional or its name.
@@ -117,6 +130,7 @@ def optimize_density(
     state = _start(energy, density, max_steps)
     floor = _energy_floor(system)
     interval = max_steps if callback is None else PROGRESS_INTERVAL
+    restarts = 0
     while True:
         limit = min(int(state.steps) + interval, max_steps)
         state = _advance(energy, state, method, tolerance, floor, limit)
@@ -128,9 +142,25 @@ def optimize_density(
                     float(jnp.linalg.norm(state.gradient)),
                 )
             )
-        if int(state.status) != minimize.RUNNING or int(state.steps) >= max_steps:
+        if int(state.steps) >= max_steps:
             break
-    return _solution(energy, state, tolerance)
+        if int(state.status) == minimize.CONVERGED and restarts < MAX_RESTARTS:
+            if node_share(system, _density(system, state)) < NODE:
+                break
+            state = _restart(energy, state)
+            restarts += 1
+        elif int(state.status) != minimize.RUNNING:
+            break
+    return _solution(energy, state, tolerance, restarts)
+
+
+@jax.jit
+def node_share(system: System, density: SqrtDensity) -> Scalar:
+    """Share of the electrons where ψ has the sign that fewer of them have; 0 without a node."""
+    psi, _ = density.amplitude(system)
+    weights = system.grid.weights
+    signed = integrate(weights, psi * jnp.abs(psi)) / integrate(weights, psi**2)
+    return (1 - jnp.abs(signed)) / 2
 
 
 def scaled_basis(system: System) -> Float[Array, "functions variables"]:
@@ -151,10 +181,27 @@ def _retract(system: System, z: Float[Array, "variables"]) -> Float[Array, "vari
 
 @partial(jax.jit, static_argnames="max_steps")
 def _start(energy: TotalEnergy, density: SqrtDensity, max_steps: int) -> minimize.State:
-    basis = energy.system.density_basis
+    z = _variables(energy.system, density)
+    return minimize.start(partial(_objective, energy), z, max_steps)
+
+
+@jax.jit
+def _restart(energy: TotalEnergy, state: minimize.State) -> minimize.State:
+    """Goes on from the fit to |ψ|."""
+    density = fit_sqrt_density(energy.system, _density(energy.system, state))
+    z = _variables(energy.system, density)
+    return minimize.restart(partial(_objective, energy), z, state)
+
+
+def _variables(system: System, density: SqrtDensity) -> Float[Array, "variables"]:
+    """The variables z of a density; the inverse of `_density` but for the normalisation."""
+    basis = system.density_basis
     orthonormal = basis.transform.T @ (basis.overlap @ density.coefficients)
-    z = orthonormal * jnp.sqrt(basis.kinetic_eigenvalues + KAPPA)
-    return minimize.start(partial(_objective, energy), _retract(energy.system, z), max_steps)
+    return _retract(system, orthonormal * jnp.sqrt(basis.kinetic_eigenvalues + KAPPA))
+
+
+def _density(system: System, state: minimize.State) -> SqrtDensity:
+    return SqrtDensity(scaled_basis(system) @ state.z)
 
 
 @partial(jax.jit, static_argnames="method")
@@ -179,8 +226,10 @@ def _energy_floor(system: System) -> float:
     return float(system.nuclear_repulsion) - system.n_electrons * charge**2
 
 
-def _solution(energy: TotalEnergy, state: minimize.State, tolerance: float) -> Solution:
-    density = SqrtDensity(scaled_basis(energy.system) @ state.z)
+def _solution(
+    energy: TotalEnergy, state: minimize.State, tolerance: float, restarts: int
+) -> Solution:
+    density = _density(energy.system, state)
     status, steps = int(state.status), int(state.steps)
     norm = float(jnp.linalg.norm(state.gradient))
     components = energy.components(density)
@@ -189,7 +238,7 @@ def _solution(energy: TotalEnergy, state: minimize.State, tolerance: float) -> S
         energy=float(state.value),
         density=density,
         converged=status == minimize.CONVERGED,
-        reason=_reason(status, steps, norm, tolerance),
+        reason=_reason(status, steps, norm, tolerance, restarts),
         components={name: float(value) for name, value in components.items()},
         gradient_norm=norm,
         steps=steps,
@@ -199,9 +248,13 @@ def _solution(energy: TotalEnergy, state: minimize.State, tolerance: float) -> S
     return solution
 
 
-def _reason(status: int, steps: int, norm: float, tolerance: float) -> str:
+def _reason(status: int, steps: int, norm: float, tolerance: float, restarts: int) -> str:
     if status == minimize.CONVERGED:
-        return f"converged: gradient norm {norm:.1e} is below {tolerance:.1e} after {steps} steps"
+        again = ", starting again from |ψ| as ψ had a node" if restarts else ""
+        return (
+            f"converged: gradient norm {norm:.1e} is below {tolerance:.1e} after {steps} steps"
+            f"{again}"
+        )
     distance = f"the gradient norm is {norm:.1e}, not below {tolerance:.1e}"
     if status == minimize.STAGNATED:
         return (

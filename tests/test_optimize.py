@@ -6,6 +6,7 @@ import pytest
 
 import kineticnet_jax as kn
 from kineticnet_jax.errors import InputError
+from kineticnet_jax.optimize import node_share
 from kineticnet_jax.reference import GUESSES, kohn_sham
 
 
@@ -120,6 +121,26 @@ def test_a_density_can_be_the_guess(prepared):
     again = kn.optimize_density(system, "vw", guess=first.density)
     assert again.steps <= 1
     assert again.energy == pytest.approx(first.energy, abs=1e-12)
+
+
+def test_an_excited_state_is_left(prepared, molecule):
+    state = kohn_sham(molecule("stretched H2"), "blyp", "cc-pvdz")
+    system = prepared("stretched H2")
+    half = len(system.density_basis.kinetic_eigenvalues) // 2
+    antisymmetric = np.zeros(2 * half)
+    antisymmetric[[0, half]] = 1, -1
+    start = kn.SqrtDensity(jnp.asarray(antisymmetric))
+    assert node_share(system, start) == pytest.approx(0.5, abs=1e-6)
+    for options in ({}, {"method": "newton"}):
+        solution = kn.optimize_density(system, "vw", guess=start, **options)
+        assert solution.converged
+        assert solution.reason.endswith("starting again from |ψ| as ψ had a node")
+        assert abs(solution.energy - state.energy) < 2e-5
+        assert node_share(system, solution.density) < 1e-9
+        assert len(solution.history.energy) == solution.steps + 1
+        assert np.all(np.isfinite(solution.history.energy))
+    stopped = kn.optimize_density(system, "vw", guess=start, max_steps=solution.steps - 1)
+    assert not stopped.converged
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """The two-electron functional: data, training, evaluation and report by one command.
 
 Run `python experiments/two_electron/run.py --out two-electron`; a run that was stopped goes on.
-With `--smoke` everything is small and takes a few minutes.
+With `--smoke` everything is small and takes a few minutes. With `--functional two-electron` nothing
+is trained: the functional that comes with the package is evaluated again.
 """
 
 import argparse
@@ -30,6 +31,8 @@ from kineticnet_jax.evaluate import (
     sample_errors,
 )
 from kineticnet_jax.evaluation_report import write_report
+from kineticnet_jax.functionals.registry import PRETRAINED
+from kineticnet_jax.functionals.storage import read_functional
 from kineticnet_jax.report import plot_solution
 from kineticnet_jax.train.config import TrainConfig, load_train_config
 from kineticnet_jax.train.loop import BEST, Progress, train
@@ -46,6 +49,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("two-electron"), help="folder of the run")
     parser.add_argument("--config", type=Path, default=HERE / "train.toml", help="of the training")
+    parser.add_argument(
+        "--functional", help="name or folder of one to evaluate; nothing is trained"
+    )
     parser.add_argument("--devices", type=int, default=1, help="cores or GPUs to train on")
     parser.add_argument("--smoke", action="store_true", help="everything small, for a quick look")
     options = parser.parse_args()
@@ -67,15 +73,18 @@ def main() -> None:
     start = time.perf_counter()
     data, test_data = options.out / "data.h5", options.out / "test.h5"
     for content, path in ((data_config, data), (test_config, test_data)):
-        if not path.exists():
+        if not path.exists() and (path == test_data or options.functional is None):
             generate(content, path)
     seconds["data"] = time.perf_counter() - start
 
     start = time.perf_counter()
-    dataset = kn.Dataset(data)
-    run = options.out / "run"
-    functional = train(config, dataset, run, _show, jax.devices()[: options.devices])
-    write_training_figure(run)
+    if options.functional is None:
+        run = options.out / "run"
+        functional = train(config, kn.Dataset(data), run, _show, jax.devices()[: options.devices])
+        write_training_figure(run)
+        print(f"functional in {run / BEST}")
+    else:
+        functional = read_functional(PRETRAINED.get(options.functional, Path(options.functional)))
     seconds["training"] = time.perf_counter() - start
 
     start = time.perf_counter()
@@ -108,7 +117,7 @@ def main() -> None:
         figure.savefig(options.out / name, dpi=150)
     seconds["evaluation"] = time.perf_counter() - start
     (options.out / "seconds.json").write_text(json.dumps(seconds, indent=2))
-    print(f"functional in {run / BEST}, report in {options.out / 'report.md'}")
+    print(f"report in {options.out / 'report.md'}")
     print(", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
     print(
         f"H2: second difference within {curve['second_difference_mha']:.3f} mHa of Kohn–Sham's, "

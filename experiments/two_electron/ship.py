@@ -1,6 +1,7 @@
 """Puts the functional of a finished run into the package, with a model card.
 
-Run `python experiments/two_electron/ship.py two-electron` after `run.py --out two-electron`.
+Run `python experiments/two_electron/ship.py two-electron` after `run.py --out two-electron`. After
+`run.py --functional NAME --out two-electron` the card alone is written again.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from kineticnet_jax.evaluation_report import (
 )
 from kineticnet_jax.files import complete_file
 from kineticnet_jax.functionals.learned import LearnedFunctional, parameter_count
+from kineticnet_jax.functionals.registry import PRETRAINED
 from kineticnet_jax.functionals.storage import read_functional, save_functional
 from kineticnet_jax.train.loop import BEST
 
@@ -68,7 +70,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="folder of a finished run.py")
     options = parser.parse_args()
-    functional = read_functional(options.run / "run" / BEST)
+    trained = options.run / "run" / BEST
+    functional = read_functional(trained if trained.exists() else PRETRAINED["two-electron"])
     errors = json.loads((options.run / "errors.json").read_text(encoding="utf-8"))
     curve = json.loads((options.run / "curve.json").read_text(encoding="utf-8"))
     folder = Path(kn.__file__).parent / "pretrained" / functional.name

@@ -78,12 +78,12 @@ def train_command(options: TrainCommand, console: Console) -> None:
         row = bar.add_task("compiling", total=config.steps)
 
         def show(progress: Step) -> None:
-            m = progress.metrics
-            text = (
-                f"steps: T_s {m['energy']:.3g}, "
-                f"τ {m['tau']:.3g}, potential {m['potential']:.3g} mHa, "
-                f"{m['samples_per_second']:.0f} samples/s"
-            )
+            m, losses = progress.metrics, {"energy": "T_s", "tau": "τ", "potential": "potential"}
+            # What has no weight is not measured.
+            shown = [
+                f"{name} {m[key]:.3g}" for key, name in losses.items() if vars(config.weights)[key]
+            ]
+            text = f"steps: {', '.join(shown)} mHa, {m['samples_per_second']:.0f} samples/s"
             bar.update(row, description=text, completed=progress.step)
 
         functional = train(

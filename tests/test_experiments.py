@@ -17,7 +17,7 @@ def test_two_electrons_in_a_small_size(tmp_path):
     assert f"report in {out / 'report.md'}" in done.stdout
     errors = json.loads((out / "errors.json").read_text())
     for part in ("fixed_densities", "optimizations"):
-        assert {"two-electron", "tf", "tf+vw", "lkt", "vw"} == set(errors[part])
+        assert {"two-electron", "tf", "vw"} == set(errors[part])
     assert errors["optimizations"]["vw"]["H2"]["mae"] < 0.02
     for name in ("report.md", "curve.png", "bond.png", "potential.png"):
         assert (out / name).stat().st_size > 500

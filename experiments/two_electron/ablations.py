@@ -1,6 +1,7 @@
 """What the claims of the KineticNet paper are worth: the functional of two electrons without each.
 
-Two rows are no claims of the paper: an input it does not have, and grids that are not stretched.
+Three rows are no claims of the paper: an input it does not have, a kinetic energy density that has
+weight in the loss (as it has there), and grids that are not stretched.
 
 Run `python experiments/two_electron/ablations.py two-electron --out ablations` after
 `run.py --out two-electron`; a run that was stopped goes on. All functionals are trained for the
@@ -60,6 +61,9 @@ ABLATIONS: dict[str, Callable[[TrainConfig], TrainConfig]] = {
     "no cusp-resolving filters": without_cusp,
     "no potential labels": without_potentials,
     "no interaction layers": lambda config: changed_network(config, interactions=0),
+    "kinetic energy density as label": lambda config: dataclasses.replace(
+        config, weights=dataclasses.replace(config.weights, tau=0.01)
+    ),
     "reduced gradient as input": lambda config: changed_network(config, inputs="gradient"),
     FIXED_GRIDS: lambda config: dataclasses.replace(config, grid_stretch=1.0),
 }

@@ -129,12 +129,16 @@ def evaluate_command(options: EvaluateCommand, console: Console) -> None:
     starts = [(guess, 0) for guess in options.guesses if guess != "random"]
     if "random" in options.guesses:
         starts += [("random", seed) for seed in range(options.seeds)]
-    optimized, grids = {}, {}
+    title = f"{name} on {dataset.config.name} ({options.split} geometries)"
+    optimized = {}
     with progress_bar(console) as bar:
         fixed = {}
         for other, one in functionals.items():
             row = bar.add_task(f"{other}, samples", total=len(dataset))
             fixed[other] = sample_errors(one, dataset, partial(_show, bar, row))
+        # Optimizations take longer: what is known already is there to be read.
+        options.out.mkdir(exist_ok=True)
+        write_report(options.out, title, fixed, {}, {})
         if not options.fixed_only:
             row = bar.add_task("optimizing, geometries", total=len(dataset.geometries))
             optimized = optimization_errors(
@@ -144,9 +148,7 @@ def evaluate_command(options: EvaluateCommand, console: Console) -> None:
                 callback=partial(_show, bar, row),
             )
             grids = {name: grid_errors(functional, dataset)}
-    title = f"{name} on {dataset.config.name} ({options.split} geometries)"
-    options.out.mkdir(exist_ok=True)
-    write_report(options.out, title, fixed, optimized, grids)
+            write_report(options.out, title, fixed, optimized, grids)
     for other, errors in fixed.items():
         total = list(fixed_density_table(errors).values())[-1]
         text = f"{other}: T_s MAE {total['mae']:.3g} mHa"

@@ -1,7 +1,7 @@
 """Errors of a functional at the densities of a data set, and after optimizing densities on it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -18,6 +18,7 @@ from kineticnet_jax.data.spaces import (
     residual_energy,
     sample_orbitals,
 )
+from kineticnet_jax.data.store import GeometryRecord
 from kineticnet_jax.density import OrbitalDensity
 from kineticnet_jax.errors import InputError
 from kineticnet_jax.functionals.base import Functional, LocalFunctional, bind_functional
@@ -70,8 +71,8 @@ def sample_errors(
     """
     rows: list[tuple[str, int, int, float, float, float, float, float]] = []
     with jax.enable_x64(True):
-        for geometry, numbers in dataset.by_geometry():
-            record, space = dataset.record(geometry), dataset.space(geometry)
+        for geometry, numbers, record in _family_by_family(dataset):
+            space = dataset.space(geometry)
             molecule = Molecule(np.asarray(space.charges), record.positions)
             bound = bind_functional(functional, molecule, space.grid, many=False)
             for number in numbers:
@@ -131,8 +132,8 @@ def grid_errors(
     """
     rows: list[tuple[str, int, int, float]] = []
     with jax.enable_x64(True):
-        for geometry, numbers in dataset.by_geometry():
-            record, space = dataset.record(geometry), dataset.space(geometry)
+        for geometry, numbers, record in _family_by_family(dataset):
+            space = dataset.space(geometry)
             molecule = Molecule(np.asarray(space.charges), record.positions)
             occupied = jnp.asarray(record.orbitals[numbers[0]][:, : space.occupied])
             for level in levels:
@@ -151,6 +152,22 @@ def _energy_of_orbitals(
     n, grad_n, _ = sample_orbitals(space, occupied)
     molecule = Molecule(space.charges, space.positions)
     return functional(molecule, space.grid, GridDensity(n, grad_n))
+
+
+def _family_by_family(dataset: Dataset) -> Iterator[tuple[int, list[int], GeometryRecord]]:
+    """Geometries with their samples and records, and no compiled programs left by the last family.
+
+    They are of no use for other shapes, and a process may have 65,530 memory mappings on Linux, of
+    which those of five families and functionals would take more.
+    """
+    family = None
+    for geometry, numbers in dataset.by_geometry():
+        record = dataset.record(geometry)
+        if family not in (None, record.family):
+            jax.clear_caches()
+        family = record.family
+        yield geometry, numbers, record
+    jax.clear_caches()
 
 
 def _tau_error(
@@ -256,8 +273,7 @@ def optimization_errors(
     config = dataset.config
     rows: dict[str, list[tuple]] = {name: [] for name in functionals}
     with jax.enable_x64(True):
-        for done, geometry in enumerate(dataset.geometries, 1):
-            record = dataset.record(geometry)
+        for done, (geometry, _, record) in enumerate(_family_by_family(dataset), 1):
             family = dataset.family(record.family)
             molecule = Molecule(family.charges, record.positions, family.charge)
             system = prepare(molecule, config.basis, config.density_basis, grid_level)

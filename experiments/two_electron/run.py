@@ -98,18 +98,14 @@ def main() -> None:
     def show_geometries(done: int) -> None:
         print(f"densities optimized: {done} of {len(test.geometries)} geometries", flush=True)
 
-    # Compiled programs of all stages would take more memory mappings than a process may have.
-    jax.clear_caches()
     optimized = optimization_errors(
         {config.name: functional}, test, guesses, callback=show_geometries
     )
     write_report(options.out, "Two electrons", fixed, optimized, grids)
-    jax.clear_caches()
     optimized |= optimization_errors(
         {name: functionals[name] for name in baselines}, test, guesses[:1]
     )
     write_report(options.out, "Two electrons", fixed, optimized, grids)
-    jax.clear_caches()
     curve = dissociation(functional, data_config, points)
     (options.out / "curve.json").write_text(json.dumps(curve, indent=2))
     plot_dissociation(curve).savefig(options.out / "curve.png", dpi=150)

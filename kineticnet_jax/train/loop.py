@@ -38,7 +38,7 @@ from kineticnet_jax.train.step import (
 
 logger = logging.getLogger(__name__)
 
-RUN, METRICS, VALIDATION = "run.json", "metrics.csv", "validation.csv"
+RUN, METRICS, VALIDATION, BOTH = "run.json", "metrics.csv", "validation.csv", "metrics.json"
 CHECKPOINTS, BEST, LAST = "checkpoints", "best", "last"
 FAILED = "failed_batch.npz"
 
@@ -254,7 +254,7 @@ class _Run:
         config = self.config
         metrics = _Table(self.folder / METRICS, METRIC_NAMES, int(state.step))
         validation = _Table(self.folder / VALIDATION, VALIDATION_NAMES, int(state.step))
-        before = float(metrics.rows[-1]["seconds"]) if metrics.rows else 0.0
+        before = metrics.rows[-1]["seconds"] if metrics.rows else 0.0
         best = min(_scores(validation.rows).values(), default=float("inf"))
         recent: list[dict[str, jax.Array]] = []
         start = last = time.perf_counter()
@@ -278,6 +278,8 @@ class _Run:
                 rows = self._validate(state)
                 for row in rows:
                     validation.add(row)
+                tables = {"training": metrics.rows, "validation": validation.rows}
+                write_json(self.folder / BOTH, tables)
                 score = _scores(rows)[done]
                 functional = self._functional(state, rows)
                 if score < best:
@@ -418,23 +420,21 @@ def _differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
 
 def _scores(rows: list[dict[str, Any]]) -> dict[int, float]:
     """Mean over families of the errors of energy and potential for each step."""
-    steps = {int(row["step"]) for row in rows}
+    steps = {row["step"] for row in rows}
     return {
         step: float(
-            np.mean(
-                [
-                    float(row["energy"]) + float(row["potential"])
-                    for row in rows
-                    if int(row["step"]) == step
-                ]
-            )
+            np.mean([row["energy"] + row["potential"] for row in rows if row["step"] == step])
         )
         for step in steps
     }
 
 
 class _Table:
-    """A CSV file that grows row by row; rows of steps that will be done again are dropped."""
+    """A CSV file that grows row by row; rows of steps that will be done again are dropped.
+
+    Attributes:
+        rows: numbers and names by column, numbers with six digits as in the file.
+    """
 
     def __init__(self, path: Path, names: tuple[str, ...], step: int):
         self.path, self.names = path, names
@@ -442,7 +442,8 @@ class _Table:
         if path.is_file():
             with path.open(newline="", encoding="utf-8") as file:
                 complete = [row for row in csv.DictReader(file) if None not in row.values()]
-            self.rows = [row for row in complete if int(row["step"]) <= step]
+            rows = [{key: _number(text) for key, text in row.items()} for row in complete]
+            self.rows = [row for row in rows if row["step"] <= step]
         with complete_file(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
@@ -450,7 +451,18 @@ class _Table:
 
     def add(self, row: dict[str, Any]) -> None:
         """Appends a row."""
-        shown = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
-        self.rows.append(row)
+        self.rows.append(
+            {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()}
+        )
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self.names).writerow(shown)
+            csv.DictWriter(file, self.names).writerow(self.rows[-1])
+
+
+def _number(text: str) -> int | float | str:
+    """What a field of a CSV file stands for."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

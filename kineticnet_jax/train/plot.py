@@ -23,10 +23,13 @@ def plot_training(folder: Path) -> Figure:
     steps = [float(row["step"]) for row in metrics]
     for name, label, color in (
         ("energy", "|ΔT$_s$|", COLORS[0]),
-        ("tau", "∫|Δτ| dr", COLORS[4]),
+        ("tau", "kinetic energy density", COLORS[4]),
         ("potential", "potential, as energy", COLORS[1]),
     ):
         values = [float(row[name]) for row in metrics]
+        if not any(values):
+            # It has no weight and is not measured.
+            continue
         left.semilogy(steps, values, color=color, lw=0.8, label=label)
     left.set(title="training batches", xlabel="step", ylabel="mean error (mHa)")
     families = list(dict.fromkeys(row["family"] for row in validation))

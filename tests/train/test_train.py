@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import os
 import resource
 import shutil
@@ -25,7 +26,7 @@ from kineticnet_jax.grid import molecular_grid
 from kineticnet_jax.train.checkpoint import Checkpoints
 from kineticnet_jax.train.config import NetworkChoice, TrainConfig, load_train_config
 from kineticnet_jax.train.groups import GroupReader, emphasized
-from kineticnet_jax.train.loop import BEST, CHECKPOINTS, METRICS, RUN, train
+from kineticnet_jax.train.loop import BEST, BOTH, CHECKPOINTS, METRICS, RUN, train
 from kineticnet_jax.train.loss import validation_errors
 from kineticnet_jax.train.step import OptimizerSettings, initial_state, make_optimizer
 
@@ -202,6 +203,9 @@ def test_a_run_learns_and_can_be_used(run, data):
     table = rows(run)
     assert [int(row["step"]) for row in table] == [2, 4, 6, 8, 10, 12]
     assert float(table[-1]["loss"]) < float(table[0]["loss"])
+    tables = json.loads((run / BOTH).read_text())
+    assert [str(row["loss"]) for row in tables["training"]] == [row["loss"] for row in table]
+    assert [row["step"] for row in tables["validation"]] == [4, 8, 12]
     functional = kn.load_functional(run / BEST)
     assert functional.name == "tiny"
     details = dict(functional.provenance.details)

@@ -218,8 +218,8 @@ def _warn_of_electrons(name: str, molecule: kn.Molecule, functional: kn.Function
     known = training_conditions(functional).get("electrons")
     if known and str(molecule.n_electrons) not in known.split(", "):
         warn(
-            f"'{name}' was trained on systems of {known} electrons, but {molecule.formula} with "
-            f"charge {molecule.charge:+d} has {molecule.n_electrons}"
+            f"'{name}' was trained on systems of {known} electrons, but {molecule.formula} "
+            f"(charge {molecule.charge}) has {molecule.n_electrons}"
         )
 
 

@@ -42,7 +42,7 @@ def test_kinetic_energy_at_the_exact_density_is_chemically_accurate(functional, 
     one = molecule(name)
     exact = kn.OrbitalDensity.from_kohn_sham(reference.kohn_sham(one, "blyp", "cc-pvdz"))
     energies = []
-    for level in (1, 2, 3):
+    for level in (1, 3):
         system = kn.prepare(one, "cc-pvdz", grid_level=level)
         density = exact.on_grid(system)
         energies.append(functional(one, system.grid, density))
@@ -75,7 +75,7 @@ def test_gradient_is_that_of_finite_differences(functional):
     direction = np.random.default_rng(0).normal(size=c.shape)
     along = jax.jit(lambda t: energy(kn.SqrtDensity(c + t * direction)))
     h = 1e-4
-    expected = (along(h) - along(-h)) / (2 * h)
+    expected = float(along(h) - along(-h)) / (2 * h)
     assert jax.grad(along)(0.0) == pytest.approx(expected, rel=1e-6)
 
 
@@ -116,23 +116,18 @@ def test_command_line_takes_conditions_of_the_training(tmp_path, capsys):
     assert f"H2, {NAME} + blyp" in captured.out
     assert "Kohn–Sham cc-pvdz" in captured.out
     assert captured.err == ""
-    path.write_text("1\n\nLi 0 0 0\n")
-    options = ("--functional", NAME, "--charge", -1, "--xc", "pbe", "--max-steps", 1)
-    run("optimize", path, *options, "--grid-level", 0)
-    other, electrons = capsys.readouterr().err.splitlines()
-    assert other == (f"kineticnet: warning: '{NAME}' was trained with xc blyp, but --xc is pbe")
-    assert electrons == (
-        f"kineticnet: warning: '{NAME}' was trained on systems of 2 electrons, but Li with charge "
-        "-1 has 4"
-    )
     assert run("info", NAME) == 0
     assert f"{NAME}: learned T_s" in capsys.readouterr().out
 
 
-def test_an_element_it_has_never_seen(tmp_path, capsys):
+def test_other_conditions_than_those_of_the_training(tmp_path, capsys):
     path = tmp_path / "be.xyz"
     path.write_text("1\n\nBe 0 0 0\n")
-    assert run("optimize", path, "--functional", NAME, "--charge", 2) == 2
-    error = capsys.readouterr().err
-    assert "Be" in error
-    assert error.count("\n") == 1
+    assert run("optimize", path, "--functional", NAME, "--xc", "pbe", "--grid-level", 0) == 2
+    other, electrons, element = capsys.readouterr().err.splitlines()
+    assert other == f"kineticnet: warning: '{NAME}' was trained with xc blyp, but --xc is pbe"
+    assert electrons == (
+        f"kineticnet: warning: '{NAME}' was trained on systems of 2 electrons, but Be (charge 0) "
+        "has 4"
+    )
+    assert "Be" in element

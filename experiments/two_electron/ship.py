@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import kineticnet_jax as kn
+from kineticnet_jax.data.config import Family, load_config
 from kineticnet_jax.evaluation_report import (
     DISTANCE,
     DISTANCE_HEADS,
@@ -22,6 +23,8 @@ from kineticnet_jax.functionals.learned import LearnedFunctional, parameter_coun
 from kineticnet_jax.functionals.registry import PRETRAINED
 from kineticnet_jax.functionals.storage import read_functional, save_functional
 from kineticnet_jax.train.loop import BEST
+
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 CARD = """# {name}
 
@@ -37,13 +40,16 @@ of the von Weizsäcker functional, the exact answer here, is inside.
 
 ## Domain of validity
 
-Two electrons of H, He and Li nuclei: {families}, bonds and angles as in the data. For other numbers
-of electrons, other elements and densities far from ground states the energy means nothing. The
-density is to be represented in the basis of the reference ({basis}); the energy is that of this
+Ground states of two electrons, without or with an external potential, of the molecules and in the
+ranges of bond lengths r (Å) and angles a (degrees) below; training went a little beyond. For other
+numbers of electrons, other elements and densities far from ground states the energy means nothing.
+The density is to be represented in the basis of the reference ({basis}); the energy is that of this
 basis.
 
-The kinetic energy density is determined less well than its integral: only the energy and its
-derivative have weight in training.
+{domain}
+
+The kinetic energy density means nothing by itself: only its integral T_s and the derivative of that
+have weight in training.
 
 ## Errors on unseen geometries and potentials
 
@@ -90,6 +96,7 @@ def card(functional: LearnedFunctional, errors: dict, curve: dict) -> str:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True
     ).stdout.strip()
+    tested = load_config(CONFIGS / "two-electron-test.toml")
     return CARD.format(
         name=name,
         parameters=parameter_count(functional)["network"],
@@ -98,6 +105,7 @@ def card(functional: LearnedFunctional, errors: dict, curve: dict) -> str:
         families=details["families"],
         xc=details["xc"],
         basis=details["basis"],
+        domain="\n".join(domain(family) for family in tested.families),
         steps=details["steps"],
         commit=commit,
         seed=json.loads(details["training"])["seed"],
@@ -108,6 +116,12 @@ def card(functional: LearnedFunctional, errors: dict, curve: dict) -> str:
         second=curve["second_difference_mha"],
         minimum=curve["minimum_error_angstrom"],
     )
+
+
+def domain(family: Family) -> str:
+    """The ranges of a family as an item of a list."""
+    ranges = [f"{name} {low:g} to {high:g}" for name, (low, high) in family.variables.items()]
+    return f"- {family.name}" + (f": {', '.join(ranges)}" if ranges else "")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -40,6 +41,12 @@ def seconds(function: Callable[..., Any], *arguments: Any, repetitions: int = 5)
         jax.block_until_ready(function(*arguments))
         times.append(time.perf_counter() - start)
     return float(np.median(times[1:]))
+
+
+def at_once(function: Callable[..., Any], batch: list[Group], *arguments: Any) -> list[Any]:
+    """A function of all groups, on all cores as in a step."""
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return list(threads.map(partial(function, *arguments), batch))
 
 
 def measure(config: TrainConfig, dataset: kn.Dataset) -> dict[str, float]:
@@ -89,9 +96,9 @@ def measure(config: TrainConfig, dataset: kn.Dataset) -> dict[str, float]:
     )
     start = (params, jax.random.key(0), jnp.zeros((), int))
     times = {
-        "labels": sum(seconds(labels, group) for group in batch),
-        "forward": sum(seconds(forward, group) for group in batch),
-        "backward": sum(seconds(backward, *start, group) for group in batch),
+        "labels": seconds(at_once, labels, batch),
+        "forward": seconds(at_once, forward, batch),
+        "backward": seconds(at_once, backward, batch, *start),
     }
     optimizer = make_optimizer(settings, config.steps)
     state = initial_state(settings, optimizer, params)
@@ -122,8 +129,9 @@ def main() -> None:
         "`experiments/two_electron/train.toml`. Labels: densities and kinetic energy densities on "
         "the grid, with fresh labels the ground states too. Forward: filters of every geometry and "
         "one value of T_s for each sample. "
-        "Backward: derivatives by the parameters of T_s, τ and the potential in "
-        f"{config.optimizer.gauss_newton.directions} directions, forward passes for them included. "
+        "Backward: derivatives by the parameters of T_s and of the potential along "
+        f"{config.optimizer.gauss_newton.directions} direction(s), forward passes for them "
+        "included. "
         "Rest: the least squares problem and the update.",
         "",
         "| labels | samples/s | step (s) | labels | forward | backward | rest |",

@@ -7,7 +7,6 @@ is trained: the functional that comes with the package is evaluated again.
 
 import argparse
 import dataclasses
-import json
 import logging
 import time
 from pathlib import Path
@@ -31,8 +30,7 @@ from kineticnet_jax.evaluate import (
     sample_errors,
 )
 from kineticnet_jax.evaluation_report import write_report
-from kineticnet_jax.functionals.registry import PRETRAINED
-from kineticnet_jax.functionals.storage import read_functional
+from kineticnet_jax.files import write_json
 from kineticnet_jax.report import plot_solution
 from kineticnet_jax.train.config import TrainConfig, load_train_config
 from kineticnet_jax.train.loop import BEST, Progress, train
@@ -84,7 +82,7 @@ def main() -> None:
         write_training_figure(run)
         print(f"functional in {run / BEST}")
     else:
-        functional = read_functional(PRETRAINED.get(options.functional, Path(options.functional)))
+        functional = kn.load_functional(options.functional)
     seconds["training"] = time.perf_counter() - start
 
     start = time.perf_counter()
@@ -107,12 +105,12 @@ def main() -> None:
     )
     write_report(options.out, "Two electrons", fixed, optimized, grids)
     curve = dissociation(functional, data_config, points)
-    (options.out / "curve.json").write_text(json.dumps(curve, indent=2))
+    write_json(options.out / "curve.json", curve)
     plot_dissociation(curve).savefig(options.out / "curve.png", dpi=150)
     for name, figure in bond_figures(functional, data_config).items():
         figure.savefig(options.out / name, dpi=150)
     seconds["evaluation"] = time.perf_counter() - start
-    (options.out / "seconds.json").write_text(json.dumps(seconds, indent=2))
+    write_json(options.out / "seconds.json", seconds)
     print(f"report in {options.out / 'report.md'}")
     print(", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
     print(

@@ -1,6 +1,5 @@
 """The training run: steps, validation, checkpoints, metrics; goes on where it was stopped."""
 
-import csv
 import dataclasses
 import json
 import logging
@@ -27,6 +26,14 @@ from kineticnet_jax.train.checkpoint import Checkpoints
 from kineticnet_jax.train.config import TrainConfig
 from kineticnet_jax.train.groups import Group, GroupReader, SampleWeights, emphasized
 from kineticnet_jax.train.loss import validation_errors
+from kineticnet_jax.train.metrics import (
+    BOTH,
+    METRIC_NAMES,
+    METRICS,
+    VALIDATION,
+    VALIDATION_NAMES,
+    Table,
+)
 from kineticnet_jax.train.step import (
     AXIS,
     Batch,
@@ -38,21 +45,9 @@ from kineticnet_jax.train.step import (
 
 logger = logging.getLogger(__name__)
 
-RUN, METRICS, VALIDATION, BOTH = "run.json", "metrics.csv", "validation.csv", "metrics.json"
+RUN = "run.json"
 CHECKPOINTS, BEST, LAST = "checkpoints", "best", "last"
 FAILED = "failed_batch.npz"
-
-METRIC_NAMES = (
-    "step",
-    "loss",
-    "energy",
-    "tau",
-    "potential",
-    "step_norm",
-    "samples_per_second",
-    "seconds",
-)
-VALIDATION_NAMES = ("step", "family", "samples", "energy", "largest", "tau", "potential", "median")
 
 
 @dataclass(frozen=True)
@@ -252,8 +247,8 @@ class _Run:
         callback: Callable[[Progress], None] | None,
     ) -> TrainState:
         config = self.config
-        metrics = _Table(self.folder / METRICS, METRIC_NAMES, int(state.step))
-        validation = _Table(self.folder / VALIDATION, VALIDATION_NAMES, int(state.step))
+        metrics = Table(self.folder / METRICS, METRIC_NAMES, int(state.step))
+        validation = Table(self.folder / VALIDATION, VALIDATION_NAMES, int(state.step))
         before = metrics.rows[-1]["seconds"] if metrics.rows else 0.0
         best = min(_scores(validation.rows).values(), default=float("inf"))
         recent: list[dict[str, jax.Array]] = []
@@ -427,42 +422,3 @@ def _scores(rows: list[dict[str, Any]]) -> dict[int, float]:
         )
         for step in steps
     }
-
-
-class _Table:
-    """A CSV file that grows row by row; rows of steps that will be done again are dropped.
-
-    Attributes:
-        rows: numbers and names by column, numbers with six digits as in the file.
-    """
-
-    def __init__(self, path: Path, names: tuple[str, ...], step: int):
-        self.path, self.names = path, names
-        self.rows: list[dict[str, Any]] = []
-        if path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                complete = [row for row in csv.DictReader(file) if None not in row.values()]
-            rows = [{key: _number(text) for key, text in row.items()} for row in complete]
-            self.rows = [row for row in rows if row["step"] <= step]
-        with complete_file(path) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(self.rows)
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Appends a row."""
-        self.rows.append(
-            {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()}
-        )
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self.names).writerow(self.rows[-1])
-
-
-def _number(text: str) -> int | float | str:
-    """What a field of a CSV file stands for."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text

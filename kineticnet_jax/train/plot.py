@@ -1,13 +1,12 @@
 """The picture of a training run."""
 
-import csv
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from kineticnet_jax.colors import COLORS
 from kineticnet_jax.files import complete_file
-from kineticnet_jax.train.loop import METRICS, VALIDATION
+from kineticnet_jax.train.metrics import METRICS, VALIDATION, read_table
 from kineticnet_jax.units import CHEMICAL_ACCURACY_IN_MILLIHARTREE
 
 
@@ -17,16 +16,16 @@ def plot_training(folder: Path) -> Figure:
     Args:
         folder: of the run.
     """
-    metrics, validation = (_read(folder / name) for name in (METRICS, VALIDATION))
+    metrics, validation = (read_table(folder / name) for name in (METRICS, VALIDATION))
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    steps = [float(row["step"]) for row in metrics]
+    steps = [row["step"] for row in metrics]
     for name, label, color in (
         ("energy", "|ΔT$_s$|", COLORS[0]),
         ("tau", "kinetic energy density", COLORS[4]),
         ("potential", "potential, as energy", COLORS[1]),
     ):
-        values = [float(row[name]) for row in metrics]
+        values = [row[name] for row in metrics]
         if not any(values):
             # It has no weight and is not measured.
             continue
@@ -35,11 +34,9 @@ def plot_training(folder: Path) -> Figure:
     families = list(dict.fromkeys(row["family"] for row in validation))
     for family, color in zip(families, COLORS * (len(families) // len(COLORS) + 1), strict=False):
         rows = [row for row in validation if row["family"] == family]
-        x = [float(row["step"]) for row in rows]
-        right.semilogy(
-            x, [float(row["energy"]) for row in rows], "o-", color=color, ms=3, label=family
-        )
-        right.semilogy(x, [float(row["potential"]) for row in rows], "--", color=color, lw=1)
+        x = [row["step"] for row in rows]
+        right.semilogy(x, [row["energy"] for row in rows], "o-", color=color, ms=3, label=family)
+        right.semilogy(x, [row["potential"] for row in rows], "--", color=color, lw=1)
     right.set(
         title="validation: T$_s$ (lines), potential (dashes)",
         xlabel="step",
@@ -55,8 +52,3 @@ def write_training_figure(folder: Path) -> None:
     """`plot_training` as training.png in the folder of the run."""
     with complete_file(folder / "training.png") as temporary:
         plot_training(folder).savefig(temporary, dpi=150)
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))

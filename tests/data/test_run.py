@@ -44,10 +44,12 @@ def folder(tmp_path_factory):
     return path
 
 
-def start(folder, name, workers=2, **options):
-    command = [sys.executable, "-m", "kineticnet_jax", "generate", "config.toml"]
+def start(folder, name, workers=2, config="config.toml", **options):
+    command = [sys.executable, "-m", "kineticnet_jax", "generate", config]
     command += ["--out", name, "--workers", str(workers)]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
+    # JAX has set it in this process.
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
     return subprocess.Popen(
         command,
         cwd=folder,
@@ -98,6 +100,7 @@ def undisturbed(folder):
 def test_contents_do_not_depend_on_the_number_of_workers(folder, undisturbed, workers):
     code, _, errors = finish(start(folder, f"workers{workers}.h5", workers))
     assert code == 0, errors
+    assert errors == ""
     assert contents(folder / f"workers{workers}.h5") == undisturbed
 
 
@@ -195,7 +198,8 @@ def test_a_failing_worker_is_one_line(folder, monkeypatch, failure, message):
 
 
 def test_ctrl_c_says_what_is_kept(folder):
-    process = start(folder, "interrupted.h5")
+    (folder / "long.toml").write_text(CONFIG.replace("22", "1000"))
+    process = start(folder, "interrupted.h5", config="long.toml")
     parts = run_module.parts_folder(folder / "interrupted.h5")
     deadline = time.time() + 120
     while not list(parts.glob("0*.h5")) and time.time() < deadline:

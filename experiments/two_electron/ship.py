@@ -75,6 +75,9 @@ def main() -> None:
     """Copies the functional and writes the card."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="folder of a finished run.py")
+    parser.add_argument(
+        "--commit", help="that the run was made with; by default what is checked out"
+    )
     options = parser.parse_args()
     trained = options.run / "run" / BEST
     functional = read_functional(trained if trained.exists() else PRETRAINED["two-electron"])
@@ -84,18 +87,17 @@ def main() -> None:
     folder.parent.mkdir(exist_ok=True)
     save_functional(functional, folder)
     with complete_file(folder / "README.md") as temporary:
-        temporary.write_text(card(functional, errors, curve), encoding="utf-8")
+        temporary.write_text(
+            card(functional, errors, curve, options.commit or checked_out()), encoding="utf-8"
+        )
     print(f"written to {folder}")
 
 
-def card(functional: LearnedFunctional, errors: dict, curve: dict) -> str:
+def card(functional: LearnedFunctional, errors: dict, curve: dict, commit: str) -> str:
     """The model card as Markdown."""
     details = dict(functional.provenance.details)
     name, network = functional.name, functional.network
     assert network is not None
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True
-    ).stdout.strip()
     tested = load_config(CONFIGS / "two-electron-test.toml")
     return CARD.format(
         name=name,
@@ -116,6 +118,12 @@ def card(functional: LearnedFunctional, errors: dict, curve: dict) -> str:
         second=curve["second_difference_mha"],
         minimum=curve["minimum_error_angstrom"],
     )
+
+
+def checked_out() -> str:
+    """The commit that is checked out."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def domain(family: Family) -> str:

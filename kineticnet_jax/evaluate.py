@@ -155,10 +155,10 @@ def _energy_of_orbitals(
 
 
 def _family_by_family(dataset: Dataset) -> Iterator[tuple[int, list[int], GeometryRecord]]:
-    """Geometries with their samples and records, and no compiled programs left by the last family.
+    """Geometries with their samples and records; a new family begins without compiled programs.
 
-    They are of no use for other shapes, and a process may have 65,530 memory mappings on Linux, of
-    which those of five families and functionals would take more.
+    Those of another one are of no use for its shapes, and a process may have 65,530 memory mappings
+    on Linux, of which those of five families and functionals would take more.
     """
     family = None
     for geometry, numbers in dataset.by_geometry():
@@ -167,7 +167,6 @@ def _family_by_family(dataset: Dataset) -> Iterator[tuple[int, list[int], Geomet
             jax.clear_caches()
         family = record.family
         yield geometry, numbers, record
-    jax.clear_caches()
 
 
 def _tau_error(

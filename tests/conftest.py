@@ -1,7 +1,11 @@
 """Float64 for all tests, and molecules and systems shared between them."""
 
+import os
 from functools import cache
 from pathlib import Path
+
+# Before PySCF is imported: its threads wait for each other when tests run side by side.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import jax
 import pytest

@@ -61,18 +61,18 @@ def main() -> None:
     data_config = load_config(configs / "two-electron.toml")
     test_config = load_config(configs / "two-electron-test.toml")
     config = load_train_config(options.config)
-    guesses, points, baselines = GUESSES, 100, BASELINES
+    guesses, points, baselines, workers = GUESSES, 100, BASELINES, None
     if options.smoke:
         data_config, config = _smaller(data_config), _smaller_training(config)
         test_config = _smaller(test_config)
-        guesses, points, baselines = GUESSES[:1], 4, ("tf", "vw")
+        guesses, points, baselines, workers = GUESSES[:1], 4, ("tf", "vw"), 1
     seconds = {}
 
     start = time.perf_counter()
     data, test_data = options.out / "data.h5", options.out / "test.h5"
     for content, path in ((data_config, data), (test_config, test_data)):
         if not path.exists() and (path == test_data or options.functional is None):
-            generate(content, path)
+            generate(content, path, workers)
     seconds["data"] = time.perf_counter() - start
 
     start = time.perf_counter()

@@ -145,7 +145,7 @@ def optimize_density(
         if int(state.steps) >= max_steps:
             break
         if int(state.status) == minimize.CONVERGED and restarts < MAX_RESTARTS:
-            if node_share(system, _density(system, state)) < NODE:
+            if node_share(system, density_of(system, state.z)) < NODE:
                 break
             state = _restart(energy, state)
             restarts += 1
@@ -170,10 +170,10 @@ def scaled_basis(system: System) -> Float[Array, "functions variables"]:
 
 
 def _objective(energy: TotalEnergy, z: Float[Array, "variables"]) -> Scalar:
-    return energy(SqrtDensity(scaled_basis(energy.system) @ z))
+    return energy(density_of(energy.system, z))
 
 
-def _retract(system: System, z: Float[Array, "variables"]) -> Float[Array, "variables"]:
+def retract(system: System, z: Float[Array, "variables"]) -> Float[Array, "variables"]:
     """Scales z to N electrons: N = cᵀSc = Σ z² / (t + κ)."""
     electrons = jnp.sum(z**2 / (system.density_basis.kinetic_eigenvalues + KAPPA))
     return z * jnp.sqrt(system.n_electrons / electrons)
@@ -181,27 +181,28 @@ def _retract(system: System, z: Float[Array, "variables"]) -> Float[Array, "vari
 
 @partial(jax.jit, static_argnames="max_steps")
 def _start(energy: TotalEnergy, density: SqrtDensity, max_steps: int) -> minimize.State:
-    z = _variables(energy.system, density)
+    z = variables(energy.system, density)
     return minimize.start(partial(_objective, energy), z, max_steps)
 
 
 @jax.jit
 def _restart(energy: TotalEnergy, state: minimize.State) -> minimize.State:
     """Goes on from the fit to |ψ|."""
-    density = fit_sqrt_density(energy.system, _density(energy.system, state))
-    z = _variables(energy.system, density)
+    density = fit_sqrt_density(energy.system, density_of(energy.system, state.z))
+    z = variables(energy.system, density)
     return minimize.restart(partial(_objective, energy), z, state)
 
 
-def _variables(system: System, density: SqrtDensity) -> Float[Array, "variables"]:
-    """The variables z of a density; the inverse of `_density` but for the normalisation."""
+def variables(system: System, density: SqrtDensity) -> Float[Array, "variables"]:
+    """The variables z of a density; the inverse of `density_of` but for the normalisation."""
     basis = system.density_basis
     orthonormal = basis.transform.T @ (basis.overlap @ density.coefficients)
-    return _retract(system, orthonormal * jnp.sqrt(basis.kinetic_eigenvalues + KAPPA))
+    return retract(system, orthonormal * jnp.sqrt(basis.kinetic_eigenvalues + KAPPA))
 
 
-def _density(system: System, state: minimize.State) -> SqrtDensity:
-    return SqrtDensity(scaled_basis(system) @ state.z)
+def density_of(system: System, z: Float[Array, "variables"]) -> SqrtDensity:
+    """The density of variables z."""
+    return SqrtDensity(scaled_basis(system) @ z)
 
 
 @partial(jax.jit, static_argnames="method")
@@ -213,8 +214,8 @@ def _advance(
     floor: Float[Array, ""] | float,
     limit: Int[Array, ""] | int,
 ) -> minimize.State:
-    objective, retract = partial(_objective, energy), partial(_retract, energy.system)
-    return minimize.advance(objective, retract, state, method, tolerance, floor, limit)
+    objective, onto = partial(_objective, energy), partial(retract, energy.system)
+    return minimize.advance(objective, onto, state, method, tolerance, floor, limit)
 
 
 def _energy_floor(system: System) -> float:
@@ -229,7 +230,7 @@ def _energy_floor(system: System) -> float:
 def _solution(
     energy: TotalEnergy, state: minimize.State, tolerance: float, restarts: int
 ) -> Solution:
-    density = _density(energy.system, state)
+    density = density_of(energy.system, state.z)
     status, steps = int(state.status), int(state.steps)
     norm = float(jnp.linalg.norm(state.gradient))
     components = energy.components(density)

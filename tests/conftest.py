@@ -6,6 +6,8 @@ from pathlib import Path
 
 # Before PySCF is imported: its threads wait for each other when tests run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before JAX is: what XLA says of kept programs hides the reports of failed tests.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
 import pytest

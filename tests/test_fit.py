@@ -10,6 +10,7 @@ from datasets import write_dataset
 
 import kineticnet_jax as kn
 from kineticnet_jax import cli
+from kineticnet_jax.curvature import CutSettings, curvature_cuts, energy_hessian
 from kineticnet_jax.data import DataConfig, Family
 from kineticnet_jax.data.config import Limits, SplitFractions
 from kineticnet_jax.errors import InputError
@@ -90,6 +91,22 @@ def test_second_derivatives_are_rows_as_well(dataset, fitted):
     assert curvature(changed.functional) == pytest.approx(present + 0.5, rel=1e-3)
     with pytest.raises(InputError, match="rows must be derivatives"):
         fitted.with_rows(row[None] + 1, target)
+
+
+def test_low_curvatures_are_raised(fitted, prepared):
+    system = prepared("H2", level=1)
+    density = kn.optimize_density(system, "vw").density
+    before = float(np.linalg.eigvalsh(energy_hessian(fitted_energy(system, fitted), density))[0])
+    settings = CutSettings(floor=before + 0.02, goal=before + 0.1, weight=1e3)
+    cut, lowest = curvature_cuts(fitted, [(system, density)], settings=settings)
+    after = float(np.linalg.eigvalsh(energy_hessian(fitted_energy(system, cut), density))[0])
+    assert lowest[0] == pytest.approx([before], abs=1e-8)
+    assert lowest[-1] == pytest.approx([after], abs=1e-8)
+    assert after > settings.floor
+
+
+def fitted_energy(system, fit):
+    return kn.total_energy(system, fit.functional)
 
 
 def test_fit_predicts_unseen_geometries(dataset, fitted):

@@ -23,7 +23,7 @@ ORDER = [
     {"optimize"},
     {"data"},
     {"evaluate", "fit"},
-    {"train", "evaluation_report"},
+    {"train", "evaluation_report", "curvature"},
     {"report"},
     {"cli_data", "cli_functionals", "cli_train"},
     {"cli"},

@@ -48,7 +48,7 @@ def start(folder, name, workers=2, config="config.toml", **options):
     command = [sys.executable, "-m", "kineticnet_jax", "generate", config]
     command += ["--out", name, "--workers", str(workers)]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
-    # JAX has set it in this process.
+    # A user has not set it.
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
     return subprocess.Popen(
         command,

@@ -1,0 +1,143 @@
+"""Second derivatives of the total energy at a density, and rows that raise the lowest of them.
+
+A functional whose values and derivatives are right at the densities of its training can still have
+a wrong curvature along directions in which these densities never move. There an optimization leaves
+the Kohn-Sham density; such directions are the eigenvectors of the Hessian with low eigenvalues.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from kineticnet_jax.density import KAPPA, SqrtDensity
+from kineticnet_jax.energy import TotalEnergy, total_energy
+from kineticnet_jax.fit import Fit, second_derivatives
+from kineticnet_jax.functionals.moments import MomentConfig
+from kineticnet_jax.grid import GridDensity
+from kineticnet_jax.optimize import density_of, retract, variables
+from kineticnet_jax.system import System
+from kineticnet_jax.types import Scalar
+
+COLUMNS_AT_A_TIME = 8
+
+
+def energy_hessian(
+    energy: TotalEnergy, density: SqrtDensity
+) -> Float[Array, "functions functions"]:
+    """Second derivatives of the total energy along changes of ψ at constant N.
+
+    Args:
+        energy: from `total_energy`.
+        density: where.
+
+    Returns:
+        d²E/dy², in hartree, for ψ = Σ_k y_k u_k / (2(t_k + κ))^½ with the orthonormal functions u_k
+        that diagonalise the kinetic energy and its eigenvalues t_k; for changes of ψ that vary
+        rapidly the eigenvalues of the von Weizsäcker energy tend to 1. The change that would change
+        N is not possible; it is an eigenvector with eigenvalue 1.
+    """
+    return _hessian(energy, variables(energy.system, density))
+
+
+@jax.jit
+def _hessian(
+    energy: TotalEnergy, z: Float[Array, "functions"]
+) -> Float[Array, "functions functions"]:
+    def along(z: Float[Array, "functions"]) -> Scalar:
+        return energy(density_of(energy.system, retract(energy.system, z)))
+
+    def column(direction: Float[Array, "functions"]) -> Float[Array, "functions"]:
+        return jax.jvp(jax.grad(along), (z,), (direction,))[1]
+
+    identity = jnp.eye(len(z), dtype=z.dtype)
+    # In the variables of the optimization the eigenvalues are twice as large.
+    hessian = jax.lax.map(column, identity, batch_size=COLUMNS_AT_A_TIME) / 2
+    normal = z / (energy.system.density_basis.kinetic_eigenvalues + KAPPA)
+    normal = jnp.outer(normal, normal) / jnp.vdot(normal, normal)
+    hessian = (identity - normal) @ hessian @ (identity - normal) + normal
+    return (hessian + hessian.T) / 2
+
+
+@dataclass(frozen=True)
+class CutSettings:
+    """Which curvatures are raised, and how far.
+
+    Attributes:
+        floor: eigenvalues of the Hessian below it are raised.
+        goal: to which value.
+        weight: of each row in the least-squares problem.
+        rounds: largest number of refits.
+    """
+
+    floor: float = 0.2
+    goal: float = 0.4
+    weight: float = 1.0
+    rounds: int = 8
+
+
+def curvature_cuts(
+    fit: Fit,
+    references: Sequence[tuple[System, SqrtDensity]],
+    xc: str = "blyp",
+    settings: CutSettings = CutSettings(),
+) -> tuple[Fit, list[Float[np.ndarray, "references"]]]:
+    """Refits a reference functional until the Hessian has no low eigenvalue at some densities.
+
+    For each eigenvector v with an eigenvalue λ below the floor the second derivative of T_P along v
+    is asked to be its present value + goal - λ, as a further row of the least-squares problem.
+
+    Args:
+        fit: from `fit_moments`.
+        references: systems of training geometries and their Kohn-Sham densities.
+        xc: exchange-correlation functional.
+        settings: which curvatures are raised.
+
+    Returns:
+        The last fit, and the lowest eigenvalue of each reference before every refit and at the end.
+    """
+    config = fit.functional.moments
+    assert config is not None
+    lowest = []
+    for round_ in range(settings.rounds + 1):
+        rows, targets, least = [], [], []
+        for system, density in references:
+            energy = total_energy(system, fit.functional, xc)
+            values, vectors = np.linalg.eigh(np.asarray(energy_hessian(energy, density)))
+            least.append(values[0])
+            low = values < settings.floor
+            if not low.any():
+                continue
+            features = _rows(config, system, variables(system, density), vectors.T[low])
+            features = np.asarray(features)
+            rows.append(features)
+            coefficients = np.asarray(fit.functional.coefficients)
+            targets.append(features @ coefficients + settings.goal - values[low])
+        lowest.append(np.array(least))
+        if not rows or round_ == settings.rounds:
+            break
+        fit = fit.with_rows(np.concatenate(rows), np.concatenate(targets), settings.weight)
+    return fit, lowest
+
+
+@partial(jax.jit, static_argnums=0)
+def _rows(
+    config: MomentConfig,
+    system: System,
+    z: Float[Array, "functions"],
+    directions: Float[Array, "directions functions"],
+) -> Float[Array, "directions features"]:
+    """Second derivatives of the features along directions, in the units of the Hessian."""
+
+    def row(direction: Float[Array, "functions"]) -> Float[Array, "features"]:
+        def path(step: Scalar) -> GridDensity:
+            moved = retract(system, z + step * direction / jnp.sqrt(2.0))
+            return density_of(system, moved).on_grid(system)
+
+        return second_derivatives(config, system.molecule, system.grid, path)
+
+    return jax.lax.map(row, directions)

@@ -1,4 +1,4 @@
-"""Curvatures of the total energy: finite differences, minima and saddle points, and their repair."""
+"""Curvatures of the total energy: finite differences, a minimum and a saddle point."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,0 +1,106 @@
+"""More than two electrons, first rung: a closed-form functional for one molecule, with cuts.
+
+Run `python experiments/many_electron/closed_form.py lih` or `h2o`. Data, least squares on energies
+and potentials, curvature cuts at the Kohn-Sham densities of some training geometries, and the
+report on geometries that were never seen: errors at fixed densities and after optimization, beside
+tf+vw and lkt, and the lowest curvature of the total energy at the Kohn-Sham density, before the
+cuts and after.
+"""
+
+import argparse
+import logging
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import kineticnet_jax as kn
+from kineticnet_jax import reference
+from kineticnet_jax.curvature import CutSettings, curvature_cuts, energy_hessian
+from kineticnet_jax.data.config import load_config
+from kineticnet_jax.data.run import generate
+from kineticnet_jax.evaluate import GUESSES, grid_errors, optimization_errors, sample_errors
+from kineticnet_jax.evaluation_report import write_report
+from kineticnet_jax.files import write_json
+from kineticnet_jax.fit import FitSettings, fit_moments
+from kineticnet_jax.functionals.storage import save_functional
+
+HERE = Path(__file__).parent
+BASELINES = ("tf+vw", "lkt")
+
+
+def main() -> None:
+    """Everything for one molecule."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("molecule", choices=("lih", "h2o"))
+    parser.add_argument("--out", type=Path, help="folder of the run, by default the molecule")
+    parser.add_argument("--directions", type=int, default=64, help="of the potential of a sample")
+    parser.add_argument("--cuts", type=int, default=6, help="training geometries of the cuts")
+    options = parser.parse_args()
+    out = options.out or Path(options.molecule)
+    logging.basicConfig(level=logging.ERROR, force=True)
+    jax.config.update("jax_enable_x64", True)
+    out.mkdir(exist_ok=True, parents=True)
+    config = load_config(HERE / f"{options.molecule}.toml")
+    data = out / "data.h5"
+    if not data.exists():
+        generate(config, data)
+    dataset = kn.Dataset(data)
+
+    start = time.perf_counter()
+    fit = fit_moments(dataset, settings=FitSettings(directions=options.directions))
+    print(f"fitted to {fit.samples} samples in {time.perf_counter() - start:.0f} s", flush=True)
+    start = time.perf_counter()
+    references = [
+        kohn_sham_density(dataset, geometry)
+        for geometry in dataset.select("train").geometries[: options.cuts]
+    ]
+    cut, lowest = curvature_cuts(fit, references, config.xc, CutSettings())
+    for values in lowest:
+        print("lowest curvatures:", " ".join(f"{value:.2f}" for value in values), flush=True)
+    print(f"{len(lowest) - 1} rounds of cuts in {time.perf_counter() - start:.0f} s", flush=True)
+    save_functional(cut.functional, out / "functional")
+
+    test = dataset.select("test")
+    unseen = [kohn_sham_density(dataset, geometry) for geometry in test.geometries]
+    curvatures = {
+        name: [lowest_curvature(one.functional, *place, config.xc) for place in unseen]
+        for name, one in (("before", fit), ("after", cut))
+    }
+    write_json(out / "curvatures.json", curvatures)
+    for name, values in curvatures.items():
+        print(f"unseen geometries, {name} the cuts:", " ".join(f"{v:.2f}" for v in values))
+    named = {"closed form": cut.functional, "without cuts": fit.functional}
+    named |= {name: kn.load_functional(name) for name in BASELINES}
+    fixed = {name: sample_errors(one, test) for name, one in named.items()}
+    grids = {"closed form": grid_errors(cut.functional, test)}
+    optimized = optimization_errors({"closed form": cut.functional}, test, GUESSES)
+    rest = {name: one for name, one in named.items() if name != "closed form"}
+    optimized |= optimization_errors(rest, test, GUESSES[:2])
+    write_report(out, config.name, fixed, optimized, grids)
+    print(f"report in {out / 'report.md'}")
+
+
+def kohn_sham_density(dataset: kn.Dataset, geometry: int) -> tuple[kn.System, kn.SqrtDensity]:
+    """The system of a geometry of the data and the fit to its Kohn-Sham density."""
+    config, record = dataset.config, dataset.record(geometry)
+    family = dataset.family(record.family)
+    molecule = kn.Molecule(family.charges, record.positions, family.charge)
+    system = kn.prepare(molecule, config.basis, config.density_basis, config.grid_level)
+    exact = kn.OrbitalDensity.from_kohn_sham(
+        reference.kohn_sham(molecule, config.xc, config.basis, config.grid_level)
+    )
+    return system, kn.fit_sqrt_density(system, exact)
+
+
+def lowest_curvature(
+    functional: kn.Functional, system: kn.System, density: kn.SqrtDensity, xc: str
+) -> float:
+    """The lowest eigenvalue of the Hessian of the total energy."""
+    hessian = energy_hessian(kn.total_energy(system, functional, xc), density)
+    return float(np.linalg.eigvalsh(hessian)[0])
+
+
+if __name__ == "__main__":
+    main()

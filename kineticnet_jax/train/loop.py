@@ -21,7 +21,7 @@ from kineticnet_jax.files import complete_file, write_json
 from kineticnet_jax.functionals.learned import LearnedFunctional, Provenance
 from kineticnet_jax.functionals.registry import load_functional
 from kineticnet_jax.functionals.storage import read_functional, save_functional
-from kineticnet_jax.nn.network import KineticNet, Params
+from kineticnet_jax.nn.network import KineticNet
 from kineticnet_jax.train.checkpoint import Checkpoints
 from kineticnet_jax.train.config import TrainConfig
 from kineticnet_jax.train.groups import Group, GroupReader, SampleWeights, emphasized
@@ -130,8 +130,13 @@ class _Run:
         charges = [dataset.family(name).charges for name in self.training.families]
         elements = tuple(sorted({int(z) for row in charges for z in row}))
         self.network = config.network.config(elements, config.target)
-        self.template = LearnedFunctional(self.network, provenance=self._provenance())
-        self.params = self._first_params()
+        start = self._start()
+        self.template = LearnedFunctional(self.network, provenance=self._provenance(start))
+        self.params = (
+            start.params
+            if start is not None
+            else KineticNet(self.network).init(jax.random.key(config.seed))
+        )
         self.weights: SampleWeights | None = None
         self.weights_of = -1
         self._prepare_folder()
@@ -142,25 +147,29 @@ class _Run:
             raise InputError(f"{self.dataset.path}: has no {split} samples, training needs them")
         return part
 
-    def _provenance(self) -> Provenance:
+    def _provenance(self, start: LearnedFunctional | None) -> Provenance:
         config = self.config
         details = self.dataset.conditions(tuple(self.counts)) | {
             "training": config.to_json(),
             "version": metadata.version("kineticnet-jax"),
         }
+        if start is not None:
+            before = dict(start.provenance.details)
+            details |= {f"{key} before": before.get(key, "") for key in ("training", "steps")}
         return Provenance(config.name, tuple(details.items()))
 
-    def _first_params(self) -> Params:
+    def _start(self) -> LearnedFunctional | None:
+        """The functional whose parameters are the first ones, if there is one."""
         start = self.config.start
         if not start:
-            return KineticNet(self.network).init(jax.random.key(self.config.seed))
+            return None
         functional = load_functional(start)
         if not isinstance(functional, LearnedFunctional) or functional.network != self.network:
             raise InputError(
                 f"start: '{start}' has not the network of this training; give the same size, "
                 "settings, target and elements"
             )
-        return functional.params
+        return functional
 
     def _prepare_folder(self) -> None:
         """Makes the folder of a new run, or checks that it holds this one."""

@@ -222,7 +222,11 @@ def test_a_training_may_start_from_a_functional(run, data, tmp_path):
     still = OptimizerSettings(learning_rate=1e-9)
     config = dataclasses.replace(CONFIG, steps=2, start=str(run / BEST), optimizer=still)
     found = train(config, kn.Dataset(data), tmp_path / "run")
-    chex.assert_trees_all_close(found.params, kn.load_functional(run / BEST).params, atol=1e-6)
+    first = kn.load_functional(run / BEST)
+    chex.assert_trees_all_close(found.params, first.params, atol=1e-6)
+    before, after = (dict(one.provenance.details) for one in (first, found))
+    assert after["training before"] == before["training"]
+    assert after["steps before"] == before["steps"]
     wider = dataclasses.replace(config, network=dataclasses.replace(CONFIG.network, hidden=5))
     for bad, message in ((wider, "has not the network"), ("tf", "has not"), ("nn", "unknown")):
         bad = dataclasses.replace(config, start=bad) if isinstance(bad, str) else bad

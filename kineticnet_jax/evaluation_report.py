@@ -224,7 +224,8 @@ def plot_errors(errors: dict[str, SampleErrors]) -> Figure:
             axes.hist(values, bins, histtype="step", color=color, label=name)
         axes.axvline(CHEMICAL_ACCURACY_IN_MILLIHARTREE, color="0.6", lw=0.8, ls=":")
         axes.set(xscale="log", xlabel=label, ylabel="samples")
-    axes.legend(frameon=False, fontsize="small")
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize="small", loc="outside right upper")
     return figure
 
 

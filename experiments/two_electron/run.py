@@ -213,9 +213,10 @@ def plot_potential(functional: kn.Functional, system: kn.System, density: kn.Sqr
         return functional(system.molecule, grid, sampled)
 
     on_axis = np.hypot(grid.points[:, 0], grid.points[:, 1]) < 1e-8
-    on_axis &= np.abs(grid.points[:, 2] - np.mean(system.molecule.positions[:, 2])) < 5
+    middle = np.mean(system.molecule.positions[:, 2])
+    on_axis &= np.abs(grid.points[:, 2] - middle) < 5
     points = np.flatnonzero(on_axis)[np.argsort(grid.points[on_axis, 2])]
-    z = grid.points[points, 2] * BOHR_IN_ANGSTROM
+    z = (grid.points[points, 2] - middle) * BOHR_IN_ANGSTROM
     functions = basis.on_grid[:, points]
 
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -233,6 +234,8 @@ def plot_potential(functional: kn.Functional, system: kn.System, density: kn.Sqr
             lw=width,
             label=label,
         )
+    for nucleus in system.molecule.positions[:, 2]:
+        axes.axvline((nucleus - middle) * BOHR_IN_ANGSTROM, color=GREY, lw=0.8, ls=":")
     axes.set(xlabel="position along the bond (Å)", ylabel="(δT$_s$/δn) √n (Ha bohr$^{-3/2}$)")
     axes.legend(frameon=False)
     return figure

@@ -21,7 +21,7 @@ def test_number_of_electrons_is_exact_for_any_coefficients(prepared):
         noise = scale * rng.normal(size=len(basis.overlap)) / (1 + basis.kinetic_eigenvalues)
         density = kn.SqrtDensity(basis.transform @ noise)
         c = density.normalized(system).coefficients
-        assert c @ basis.overlap @ c == pytest.approx(10, rel=1e-12)
+        assert c @ basis.overlap @ c == pytest.approx(10, rel=1e-10)
         assert electrons(system, density) == pytest.approx(10, abs=1e-3)
 
 

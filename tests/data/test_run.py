@@ -197,9 +197,14 @@ def test_a_failing_worker_is_one_line(folder, monkeypatch, failure, message):
     assert not path.exists()
 
 
+def listen_to_ctrl_c():
+    """Also if the tests run in the background, where a shell switches it off."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_says_what_is_kept(folder):
     (folder / "long.toml").write_text(CONFIG.replace("22", "1000"))
-    process = start(folder, "interrupted.h5", config="long.toml")
+    process = start(folder, "interrupted.h5", config="long.toml", preexec_fn=listen_to_ctrl_c)
     parts = run_module.parts_folder(folder / "interrupted.h5")
     deadline = time.time() + 120
     while not list(parts.glob("0*.h5")) and time.time() < deadline:

@@ -273,8 +273,7 @@ def optimization_errors(
     rows: dict[str, list[tuple]] = {name: [] for name in functionals}
     with jax.enable_x64(True):
         for done, (geometry, _, record) in enumerate(_family_by_family(dataset), 1):
-            family = dataset.family(record.family)
-            molecule = Molecule(family.charges, record.positions, family.charge)
+            molecule = dataset.molecule(geometry)
             system = prepare(molecule, config.basis, config.density_basis, grid_level)
             exact = reference.kohn_sham(molecule, config.xc, config.basis, grid_level)
             density = OrbitalDensity.from_kohn_sham(exact).on_grid(system).n

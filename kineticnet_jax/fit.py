@@ -24,7 +24,7 @@ from kineticnet_jax.errors import InputError
 from kineticnet_jax.functionals.base import Target
 from kineticnet_jax.functionals.kinetic import von_weizsaecker
 from kineticnet_jax.functionals.learned import LearnedFunctional, Provenance
-from kineticnet_jax.functionals.moments import MomentConfig, moment_features
+from kineticnet_jax.functionals.moments import MomentConfig, MomentGeometry, moment_features
 from kineticnet_jax.grid import Grid, GridDensity
 from kineticnet_jax.molecule import Molecule
 from kineticnet_jax.nn.config import check_elements
@@ -202,6 +202,7 @@ def second_derivatives(
     molecule: Molecule,
     grid: Grid,
     path: Callable[[Scalar], GridDensity],
+    geometry: MomentGeometry | None = None,
 ) -> Float[Array, "features"]:
     """d²Φ/dε² at ε = 0 of the features along a path of densities, as a row for `Fit.with_rows`.
 
@@ -210,10 +211,11 @@ def second_derivatives(
         molecule: charges and positions.
         grid: quadrature points and weights.
         path: ε to the density on the grid, such as that of ψ + ε δψ.
+        geometry: from `MomentGeometry.build`; without, every atom sees every point.
     """
 
     def features(step: Scalar) -> Float[Array, "features"]:
-        return moment_features(config, molecule, grid, path(step))
+        return moment_features(config, molecule, grid, path(step), geometry)
 
     def first(step: Scalar) -> Float[Array, "features"]:
         return jax.jvp(features, (step,), (jnp.ones_like(step),))[1]

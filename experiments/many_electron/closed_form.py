@@ -84,9 +84,7 @@ def main() -> None:
 
 def kohn_sham_density(dataset: kn.Dataset, geometry: int) -> tuple[kn.System, kn.SqrtDensity]:
     """The system of a geometry of the data and the fit to its Kohn-Sham density."""
-    config, record = dataset.config, dataset.record(geometry)
-    family = dataset.family(record.family)
-    molecule = kn.Molecule(family.charges, record.positions, family.charge)
+    config, molecule = dataset.config, dataset.molecule(geometry)
     system = kn.prepare(molecule, config.basis, config.density_basis, config.grid_level)
     exact = kn.OrbitalDensity.from_kohn_sham(
         reference.kohn_sham(molecule, config.xc, config.basis, config.grid_level)

@@ -27,6 +27,7 @@ from kineticnet_jax.data.store import (
 )
 from kineticnet_jax.errors import InputError, unknown_name
 from kineticnet_jax.grid import Grid, GridDensity
+from kineticnet_jax.molecule import Molecule
 from kineticnet_jax.types import PerPoint
 
 GROUND_STATE_NAME = "ground state"
@@ -247,6 +248,12 @@ class Dataset(Sequence[Sample]):
     def family(self, name: str) -> FamilyRecord:
         """What all geometries of a family share."""
         return self._family_records[name]
+
+    def molecule(self, geometry: int) -> Molecule:
+        """Charges, positions and total charge of a geometry."""
+        record = self._read(geometry)
+        family = self._family_records[record.family]
+        return Molecule(family.charges, record.positions, family.charge)
 
     def space(self, geometry: int) -> OneElectronSpace:
         """The arrays from which labels of a geometry are computed, in float64."""

@@ -86,13 +86,13 @@ def main() -> None:
     base = dataclasses.replace(base, steps=options.steps)
     functionals: dict[str, kn.Functional] = {}
     for name, change in ABLATIONS.items():
-        data = smooth if name == "smooth potentials only" else options.run / "data.h5"
+        data = smooth if name == "smooth potentials only" else options.run / "train.h5"
         folder = options.out / name.replace(" ", "-")
         functionals[name] = train(change(base), kn.Dataset(data), folder)
         # Programs of all trainings would take more memory mappings than a process may have.
         jax.clear_caches()
         print(f"{name}: trained", flush=True)
-    test = kn.Dataset(options.run / "test.h5")
+    test = kn.Dataset(options.run / "test-1.h5")
     fixed = {name: sample_errors(one, test) for name, one in functionals.items()}
     optimized = optimization_errors(functionals, test)
     grids = {name: grid_errors(functionals[name], test) for name in (WHOLE, FIXED_GRIDS)}

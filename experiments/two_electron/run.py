@@ -1,8 +1,10 @@
 """The two-electron functional: data, training, evaluation and report by one command.
 
 Run `python experiments/two_electron/run.py --out two-electron`; a run that was stopped goes on.
-With `--smoke` everything is small and takes a few minutes. With `--functional two-electron` nothing
-is trained: the functional that comes with the package is evaluated again.
+Training has two parts: `train.toml`, and `strong.toml` with stronger potentials from there on. With
+`--smoke` everything is small and takes a few minutes. With `--functional two-electron` nothing is
+trained: the functional that comes with the package is evaluated again, on other geometries and
+potentials if there is another `--test-seed`.
 """
 
 import argparse
@@ -38,6 +40,10 @@ from kineticnet_jax.train.plot import write_training_figure
 from kineticnet_jax.units import BOHR_IN_ANGSTROM, CHEMICAL_ACCURACY_IN_MILLIHARTREE
 
 HERE = Path(__file__).parent
+CONFIGS = HERE.parent / "configs"
+PARTS = {"train": "two-electron", "strong": "two-electron-strong"}
+"""Names of the trainings, each beginning where the one before it ended, and of their data."""
+
 SHORTEST, LONGEST = 0.4, 3.0
 """Bond lengths of H2 in Å between which the dissociation curve is computed."""
 
@@ -46,10 +52,10 @@ def main() -> None:
     """Runs everything that is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("two-electron"), help="folder of the run")
-    parser.add_argument("--config", type=Path, default=HERE / "train.toml", help="of the training")
     parser.add_argument(
         "--functional", help="name or folder of one to evaluate; nothing is trained"
     )
+    parser.add_argument("--test-seed", type=int, help="of geometries and potentials to test on")
     parser.add_argument("--devices", type=int, default=1, help="cores or GPUs to train on")
     parser.add_argument("--smoke", action="store_true", help="everything small, for a quick look")
     options = parser.parse_args()
@@ -57,66 +63,86 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_num_cpu_devices", options.devices)
     options.out.mkdir(exist_ok=True, parents=True)
-    configs = HERE.parent / "configs"
-    data_config = load_config(configs / "two-electron.toml")
-    test_config = load_config(configs / "two-electron-test.toml")
-    config = load_train_config(options.config)
+    test_config = load_config(CONFIGS / "two-electron-test.toml")
+    if options.test_seed is not None:
+        test_config = dataclasses.replace(test_config, seed=options.test_seed)
     guesses, points, baselines, workers = GUESSES, 100, BASELINES, None
     if options.smoke:
-        data_config, config = _smaller(data_config), _smaller_training(config)
         test_config = _smaller(test_config)
         guesses, points, baselines, workers = GUESSES[:1], 4, ("tf", "vw"), 1
-    seconds = {}
 
     start = time.perf_counter()
-    data, test_data = options.out / "data.h5", options.out / "test.h5"
-    for content, path in ((data_config, data), (test_config, test_data)):
-        if not path.exists() and (path == test_data or options.functional is None):
-            generate(content, path, workers)
-    seconds["data"] = time.perf_counter() - start
-
-    start = time.perf_counter()
-    if options.functional is None:
-        run = options.out / "run"
-        functional = train(config, kn.Dataset(data), run, _show, jax.devices()[: options.devices])
-        write_training_figure(run)
-        print(f"functional in {run / BEST}")
-    else:
-        functional = kn.load_functional(options.functional)
-    seconds["training"] = time.perf_counter() - start
+    test_data = options.out / f"test-{test_config.seed}.h5"
+    made_now(test_config, test_data, workers)
+    seconds = {"data": time.perf_counter() - start, "training": 0.0}
+    functional, name = options.functional, "two-electron"
+    if functional is None:
+        for part in PARTS:
+            functional = trained(part, functional, options, workers, seconds)
+    functional = kn.load_functional(functional)
 
     start = time.perf_counter()
     test = kn.Dataset(test_data)
-    functionals = {config.name: functional} | {name: kn.load_functional(name) for name in baselines}
-    fixed = {name: sample_errors(one, test) for name, one in functionals.items()}
+    functionals = {name: functional} | {one: kn.load_functional(one) for one in baselines}
+    fixed = {key: sample_errors(one, test) for key, one in functionals.items()}
     # Optimizations take longer: what is known already is there to be read.
-    grids = {config.name: grid_errors(functional, test)}
+    grids = {name: grid_errors(functional, test)}
     write_report(options.out, "Two electrons", fixed, {}, grids)
 
     def show_geometries(done: int) -> None:
         print(f"densities optimized: {done} of {len(test.geometries)} geometries", flush=True)
 
-    optimized = optimization_errors(
-        {config.name: functional}, test, guesses, callback=show_geometries
-    )
+    optimized = optimization_errors({name: functional}, test, guesses, callback=show_geometries)
     write_report(options.out, "Two electrons", fixed, optimized, grids)
     optimized |= optimization_errors(
-        {name: functionals[name] for name in baselines}, test, guesses[:1]
+        {one: functionals[one] for one in baselines}, test, guesses[:1]
     )
     write_report(options.out, "Two electrons", fixed, optimized, grids)
-    curve = dissociation(functional, data_config, points)
+    curve = dissociation(functional, test_config, points)
     write_json(options.out / "curve.json", curve)
     plot_dissociation(curve).savefig(options.out / "curve.png", dpi=150)
-    for name, figure in bond_figures(functional, data_config).items():
-        figure.savefig(options.out / name, dpi=150)
+    for file, figure in bond_figures(functional, test_config).items():
+        figure.savefig(options.out / file, dpi=150)
     seconds["evaluation"] = time.perf_counter() - start
     write_json(options.out / "seconds.json", seconds)
     print(f"report in {options.out / 'report.md'}")
-    print(", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
+    print(", ".join(f"{key} {value:.0f} s" for key, value in seconds.items()))
     print(
         f"H2: second difference within {curve['second_difference_mha']:.3f} mHa of Kohn–Sham's, "
         f"minimum {curve['minimum_error_angstrom']:+.4f} Å from its own"
     )
+
+
+def made_now(config: DataConfig, path: Path, workers: int | None) -> None:
+    """Makes a data set that is not there yet."""
+    if not path.exists():
+        generate(config, path, workers)
+
+
+def trained(
+    part: str,
+    start: Path | None,
+    options: argparse.Namespace,
+    workers: int | None,
+    seconds: dict[str, float],
+) -> Path:
+    """The folder of the best functional of a part; its times are added to `seconds`."""
+    data_config = load_config(CONFIGS / f"{PARTS[part]}.toml")
+    config = load_train_config(HERE / f"{part}.toml")
+    if options.smoke:
+        data_config, config = _smaller(data_config), _smaller_training(config)
+    if start is not None:
+        config = dataclasses.replace(config, start=str(start))
+    begin = time.perf_counter()
+    data, run = options.out / f"{part}.h5", options.out / part
+    made_now(data_config, data, workers)
+    seconds["data"] += time.perf_counter() - begin
+    begin = time.perf_counter()
+    train(config, kn.Dataset(data), run, _show, jax.devices()[: options.devices])
+    write_training_figure(run)
+    seconds["training"] += time.perf_counter() - begin
+    print(f"functional in {run / BEST}", flush=True)
+    return run / BEST
 
 
 def _smaller(config: DataConfig) -> DataConfig:

@@ -79,7 +79,7 @@ def main() -> None:
         "--commit", help="that the run was made with; by default what is checked out"
     )
     options = parser.parse_args()
-    trained = options.run / "run" / BEST
+    trained = options.run / "strong" / BEST
     functional = read_functional(trained if trained.exists() else PRETRAINED["two-electron"])
     errors = json.loads((options.run / "errors.json").read_text(encoding="utf-8"))
     curve = json.loads((options.run / "curve.json").read_text(encoding="utf-8"))

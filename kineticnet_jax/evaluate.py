@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from kineticnet_jax.curvature import energy_hessian
 from kineticnet_jax.data.dataset import Dataset
 from kineticnet_jax.data.spaces import (
     OneElectronSpace,
@@ -19,14 +20,15 @@ from kineticnet_jax.data.spaces import (
     sample_orbitals,
 )
 from kineticnet_jax.data.store import GeometryRecord
-from kineticnet_jax.density import OrbitalDensity
+from kineticnet_jax.density import OrbitalDensity, SqrtDensity, fit_sqrt_density
+from kineticnet_jax.energy import total_energy
 from kineticnet_jax.errors import InputError
 from kineticnet_jax.functionals.base import Functional, LocalFunctional, bind_functional
 from kineticnet_jax.grid import Grid, GridDensity, molecular_grid
 from kineticnet_jax.molecule import Molecule
 from kineticnet_jax.optimize import optimize_density
 from kineticnet_jax.quadrature import integrate
-from kineticnet_jax.system import prepare
+from kineticnet_jax.system import System, prepare
 from kineticnet_jax.types import PerPoint, Scalar
 
 
@@ -303,3 +305,64 @@ def optimization_errors(
         name: OptimizationErrors(*(np.array(column) for column in zip(*table, strict=True)))
         for name, table in rows.items()
     }
+
+
+@dataclass(frozen=True)
+class Curvatures:
+    """Lowest curvature of the total energy at Kohn-Sham densities, one entry for each geometry.
+
+    Attributes:
+        family: name of the molecule family.
+        geometry: index of the geometry in the data set.
+        lowest: least eigenvalue of `energy_hessian` in hartree; where it is negative, an
+            optimization leaves the density.
+    """
+
+    family: np.ndarray
+    geometry: np.ndarray
+    lowest: Float[np.ndarray, "geometries"]
+
+
+def lowest_curvatures(
+    functional: Functional, dataset: Dataset, callback: Callable[[int], None] | None = None
+) -> Curvatures:
+    """Whether the Kohn-Sham densities of a data set are minima of the total energy.
+
+    Args:
+        functional: any kinetic energy functional.
+        dataset: a data set or a selection of it.
+        callback: called with the number of geometries done.
+
+    Raises:
+        InputError: for an element the functional cannot be used for.
+        ConvergenceError: if a reference does not converge.
+    """
+    rows: list[tuple[str, int, float]] = []
+    with jax.enable_x64(True):
+        for geometry, _, record in _family_by_family(dataset):
+            system, density = kohn_sham_density(dataset, geometry)
+            energy = total_energy(system, functional, dataset.config.xc)
+            lowest = float(np.linalg.eigvalsh(energy_hessian(energy, density))[0])
+            rows.append((record.family, geometry, lowest))
+            if callback is not None:
+                callback(len(rows))
+    return Curvatures(*(np.array(column) for column in zip(*rows, strict=True)))
+
+
+def kohn_sham_density(dataset: Dataset, geometry: int) -> tuple[System, SqrtDensity]:
+    """A geometry of a data set on its grid, and ψ fitted to √n of its Kohn-Sham ground state.
+
+    Args:
+        dataset: a data set.
+        geometry: index of the geometry.
+
+    Raises:
+        ConvergenceError: if the Kohn-Sham equations do not converge.
+    """
+    from kineticnet_jax import reference
+
+    config, molecule = dataset.config, dataset.molecule(geometry)
+    with jax.enable_x64(True):
+        system = prepare(molecule, config.basis, config.density_basis, config.grid_level)
+        exact = reference.kohn_sham(molecule, config.xc, config.basis, config.grid_level)
+        return system, fit_sqrt_density(system, OrbitalDensity.from_kohn_sham(exact))

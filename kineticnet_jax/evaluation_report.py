@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kineticnet_jax.colors import COLORS
-from kineticnet_jax.evaluate import GridErrors, OptimizationErrors, SampleErrors
+from kineticnet_jax.evaluate import Curvatures, GridErrors, OptimizationErrors, SampleErrors
 from kineticnet_jax.files import complete_file, write_json
 from kineticnet_jax.units import CHEMICAL_ACCURACY_IN_MILLIHARTREE
 
@@ -125,6 +125,29 @@ def optimization_table(errors: OptimizationErrors) -> dict[str, dict[str, float]
     return _by_family(errors.family, row)
 
 
+CURVATURE_HEADS = ("geometries", "lowest", "mean", "negative")
+
+
+def curvature_table(curvatures: Curvatures) -> dict[str, dict[str, float]]:
+    """Lowest curvatures of the total energy at Kohn-Sham densities in hartree.
+
+    Returns:
+        For each family: number of geometries; the lowest curvature of all and the mean of the
+        lowest ones; number of geometries where it is negative.
+    """
+
+    def row(chosen: np.ndarray) -> dict[str, float]:
+        lowest = curvatures.lowest[chosen]
+        return {
+            "geometries": float(len(lowest)),
+            "lowest": float(np.min(lowest)),
+            "mean": float(np.mean(lowest)),
+            "negative": float(np.sum(lowest < 0)),
+        }
+
+    return _by_family(curvatures.family, row)
+
+
 def grid_table(errors: GridErrors) -> dict[str, dict[str, float]]:
     """Errors on several grids in mHa, for each family and for all of them.
 
@@ -150,6 +173,7 @@ def write_report(
     fixed: dict[str, SampleErrors],
     optimized: dict[str, OptimizationErrors],
     grids: dict[str, GridErrors],
+    curvatures: dict[str, Curvatures] | None = None,
 ) -> None:
     """Writes report.md, errors.json and figures into a folder.
 
@@ -159,6 +183,7 @@ def write_report(
         fixed: errors at fixed densities for each functional.
         optimized: errors after optimization for each functional; may be empty.
         grids: errors on several grids for each functional; may be empty.
+        curvatures: of the total energy with each functional at Kohn-Sham densities.
     """
     tables = {name: fixed_density_table(errors) for name, errors in fixed.items()}
     content: dict[str, Any] = {"fixed_densities": tables}
@@ -182,6 +207,12 @@ def write_report(
         lines += ["## On other grids", ""]
         lines += ["MAE of T_s of ground states in mHa on grids of several levels.", ""]
         lines += [*markdown_table(heads, content["grids"]), ""]
+    if curvatures:
+        content["curvatures"] = {name: curvature_table(one) for name, one in curvatures.items()}
+        lines += ["## Curvature", ""]
+        lines += ["Lowest eigenvalues of the Hessian of the total energy at Kohn–Sham densities"]
+        lines += ["(1 where only T_vW counts); a density with a negative one is no minimum.", ""]
+        lines += [*markdown_table(CURVATURE_HEADS, content["curvatures"]), ""]
     content["samples"] = {name: _columns(errors) for name, errors in fixed.items()}
     content["runs"] = {name: _columns(errors) for name, errors in optimized.items()}
     write_json(folder / "errors.json", content)

@@ -13,16 +13,20 @@ import time
 from pathlib import Path
 
 import jax
-import numpy as np
 
 import kineticnet_jax as kn
-from kineticnet_jax import reference
-from kineticnet_jax.curvature import CutSettings, curvature_cuts, energy_hessian
+from kineticnet_jax.curvature import CutSettings, curvature_cuts
 from kineticnet_jax.data.config import load_config
 from kineticnet_jax.data.run import generate
-from kineticnet_jax.evaluate import GUESSES, grid_errors, optimization_errors, sample_errors
+from kineticnet_jax.evaluate import (
+    GUESSES,
+    grid_errors,
+    kohn_sham_density,
+    lowest_curvatures,
+    optimization_errors,
+    sample_errors,
+)
 from kineticnet_jax.evaluation_report import write_report
-from kineticnet_jax.files import write_json
 from kineticnet_jax.fit import FitSettings, fit_moments
 from kineticnet_jax.functionals.storage import save_functional
 
@@ -63,14 +67,10 @@ def main() -> None:
     save_functional(cut.functional, out / "functional")
 
     test = dataset.select("test")
-    unseen = [kohn_sham_density(dataset, geometry) for geometry in test.geometries]
     curvatures = {
-        name: [lowest_curvature(one.functional, *place, config.xc) for place in unseen]
-        for name, one in (("before", fit), ("after", cut))
+        name: lowest_curvatures(one.functional, test)
+        for name, one in (("closed form", cut), ("without cuts", fit))
     }
-    write_json(out / "curvatures.json", curvatures)
-    for name, values in curvatures.items():
-        print(f"unseen geometries, {name} the cuts:", " ".join(f"{v:.2f}" for v in values))
     named = {"closed form": cut.functional, "without cuts": fit.functional}
     named |= {name: kn.load_functional(name) for name in BASELINES}
     fixed = {name: sample_errors(one, test) for name, one in named.items()}
@@ -78,26 +78,8 @@ def main() -> None:
     optimized = optimization_errors({"closed form": cut.functional}, test, GUESSES)
     rest = {name: one for name, one in named.items() if name != "closed form"}
     optimized |= optimization_errors(rest, test, GUESSES[:2])
-    write_report(out, config.name, fixed, optimized, grids)
+    write_report(out, config.name, fixed, optimized, grids, curvatures)
     print(f"report in {out / 'report.md'}")
-
-
-def kohn_sham_density(dataset: kn.Dataset, geometry: int) -> tuple[kn.System, kn.SqrtDensity]:
-    """The system of a geometry of the data and the fit to its Kohn-Sham density."""
-    config, molecule = dataset.config, dataset.molecule(geometry)
-    system = kn.prepare(molecule, config.basis, config.density_basis, config.grid_level)
-    exact = kn.OrbitalDensity.from_kohn_sham(
-        reference.kohn_sham(molecule, config.xc, config.basis, config.grid_level)
-    )
-    return system, kn.fit_sqrt_density(system, exact)
-
-
-def lowest_curvature(
-    functional: kn.Functional, system: kn.System, density: kn.SqrtDensity, xc: str
-) -> float:
-    """The lowest eigenvalue of the Hessian of the total energy."""
-    hessian = energy_hessian(kn.total_energy(system, functional, xc), density)
-    return float(np.linalg.eigvalsh(hessian)[0])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,97 @@
+"""One functional for all molecules of a rung: data, training, evaluation and report by one command.
+
+Run `python experiments/many_electron/run.py four-electron`; a run that was stopped goes on. With
+`--functional FOLDER` nothing is trained: another functional is judged on the same geometries.
+"""
+
+import argparse
+import logging
+import time
+from pathlib import Path
+
+import jax
+
+import kineticnet_jax as kn
+from kineticnet_jax.data.config import load_config
+from kineticnet_jax.data.run import generate
+from kineticnet_jax.evaluate import (
+    GUESSES,
+    grid_errors,
+    lowest_curvatures,
+    optimization_errors,
+    sample_errors,
+)
+from kineticnet_jax.evaluation_report import write_report
+from kineticnet_jax.files import write_json
+from kineticnet_jax.train.config import load_train_config
+from kineticnet_jax.train.loop import Progress, train
+from kineticnet_jax.train.plot import write_training_figure
+
+HERE = Path(__file__).parent
+RUNGS = tuple(sorted(path.stem for path in (HERE / "training").glob("*.toml")))
+BASELINES = ("tf+vw", "lkt")
+
+
+def main() -> None:
+    """Runs everything that is not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("rung", choices=RUNGS)
+    parser.add_argument("--out", type=Path, help="folder of the run, by default the rung")
+    parser.add_argument("--functional", help="name or folder of one to judge; nothing is trained")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.ERROR, force=True)
+    jax.config.update("jax_enable_x64", True)
+    out = options.out or Path(options.rung)
+    out.mkdir(exist_ok=True, parents=True)
+    seconds = {}
+
+    start = time.perf_counter()
+    data = out / "data.h5"
+    if not data.exists():
+        generate(load_config(HERE / f"{options.rung}.toml"), data)
+    dataset = kn.Dataset(data)
+    seconds["data"] = time.perf_counter() - start
+
+    start = time.perf_counter()
+    if options.functional is None:
+        config = load_train_config(HERE / "training" / f"{options.rung}.toml")
+        functional: kn.Functional = train(config, dataset, out / "run", _show)
+        write_training_figure(out / "run")
+    else:
+        functional = kn.load_functional(options.functional)
+    seconds["training"] = time.perf_counter() - start
+
+    start = time.perf_counter()
+    test = dataset.select("test")
+    functionals = {options.rung: functional}
+    functionals |= {name: kn.load_functional(name) for name in BASELINES}
+    fixed = {name: sample_errors(one, test) for name, one in functionals.items()}
+    grids = {options.rung: grid_errors(functional, test)}
+    write_report(out, options.rung, fixed, {}, grids)
+    curvatures = {options.rung: lowest_curvatures(functional, test)}
+    write_report(out, options.rung, fixed, {}, grids, curvatures)
+    optimized = optimization_errors(functionals, test, GUESSES[:2], callback=_show_geometries)
+    write_report(out, options.rung, fixed, optimized, grids, curvatures)
+    seconds["evaluation"] = time.perf_counter() - start
+    write_json(out / "seconds.json", seconds)
+    print(f"report in {out / 'report.md'}")
+    print(", ".join(f"{key} {value:.0f} s" for key, value in seconds.items()))
+
+
+def _show(progress: Progress) -> None:
+    if progress.step % 50 == 0:
+        metrics = progress.metrics
+        print(
+            f"step {progress.step}: T_P {metrics['energy']:.3f}, potential "
+            f"{metrics['potential']:.3f} mHa, {metrics['samples_per_second']:.0f} samples/s",
+            flush=True,
+        )
+
+
+def _show_geometries(done: int) -> None:
+    if done % 5 == 0:
+        print(f"densities of {done} geometries optimized", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -13,6 +13,7 @@ from .energy import TotalEnergy, kinetic_energy, total_energy
 from .errors import ConvergenceError, IncompleteError, InputError
 from .evaluate import sample_errors
 from .fit import fit_moments
+from .forces import forces
 from .functionals.base import Functional, SemiLocal
 from .functionals.learned import LearnedFunctional
 from .functionals.registry import load_functional
@@ -23,6 +24,7 @@ from .nn.config import network_config
 from .nn.network import KineticNet
 from .optimize import Progress, Solution, optimize_density
 from .quadrature import integrate
+from .response import dipole_moment, polarizability, relaxed
 from .system import System, prepare
 
 __version__: str
@@ -46,8 +48,10 @@ __all__ = [
     "SqrtDensity",
     "System",
     "TotalEnergy",
+    "dipole_moment",
     "fit_moments",
     "fit_sqrt_density",
+    "forces",
     "initial_density",
     "integrate",
     "kinetic_energy",
@@ -55,8 +59,10 @@ __all__ = [
     "molecular_grid",
     "network_config",
     "optimize_density",
+    "polarizability",
     "prepare",
     "reference",
+    "relaxed",
     "sample_errors",
     "save_functional",
     "total_energy",

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from scipy.sparse.linalg import LinearOperator, eigsh
 
 from kineticnet_jax.density import KAPPA, SqrtDensity
 from kineticnet_jax.energy import TotalEnergy, total_energy
@@ -24,6 +25,9 @@ from kineticnet_jax.system import System
 from kineticnet_jax.types import Scalar
 
 COLUMNS_AT_A_TIME = 8
+
+LANCZOS_TOLERANCE = 1e-3
+"""Relative accuracy of eigenvalues found one by one."""
 
 
 def energy_hessian(
@@ -38,29 +42,67 @@ def energy_hessian(
     Returns:
         d²E/dy², in hartree, for ψ = Σ_k y_k u_k / (2(t_k + κ))^½ with the orthonormal functions u_k
         that diagonalise the kinetic energy and its eigenvalues t_k; for changes of ψ that vary
-        rapidly the eigenvalues of the von Weizsäcker energy tend to 1. The change that would change
-        N is not possible; it is an eigenvector with eigenvalue 1.
+        rapidly the eigenvalues of the von Weizsäcker energy tend to 1. What is no change of the
+        density, a change of N or along a dropped combination of functions, is an eigenvector with
+        eigenvalue 1.
     """
-    return _hessian(energy, variables(energy.system, density))
+    hessian = _hessian(energy, variables(energy.system, density))
+    return (hessian + hessian.T) / 2
+
+
+def lowest_curvatures(
+    energy: TotalEnergy, density: SqrtDensity, count: int = 1
+) -> tuple[Float[np.ndarray, "count"], Float[np.ndarray, "functions count"]]:
+    """The lowest eigenvalues of `energy_hessian` and their eigenvectors, by Lanczos' method.
+
+    Args:
+        energy: from `total_energy`.
+        density: where.
+        count: number of eigenvalues, fewer than there are functions.
+
+    Returns:
+        Eigenvalues in hartree in ascending order, and eigenvectors as columns.
+    """
+    z = variables(energy.system, density)
+    product = LinearOperator(
+        (len(z), len(z)),
+        lambda v: np.asarray(_product(energy, z, jnp.asarray(v.reshape(-1)))),
+        dtype=z.dtype,
+    )
+    start = np.random.default_rng(0).normal(size=len(z))
+    values, vectors = eigsh(product, count, which="SA", tol=LANCZOS_TOLERANCE, v0=start)
+    order = np.argsort(values)
+    return values[order], vectors[:, order]
 
 
 @jax.jit
 def _hessian(
     energy: TotalEnergy, z: Float[Array, "functions"]
 ) -> Float[Array, "functions functions"]:
+    identity = jnp.eye(len(z), dtype=z.dtype)
+    return jax.lax.map(partial(_product, energy, z), identity, batch_size=COLUMNS_AT_A_TIME)
+
+
+@jax.jit
+def _product(
+    energy: TotalEnergy, z: Float[Array, "functions"], v: Float[Array, "functions"]
+) -> Float[Array, "functions"]:
+    """The Hessian times a vector."""
+    basis = energy.system.density_basis
+    kept = jnp.any(basis.transform != 0, axis=0)
+    normal = jnp.where(kept, z / (basis.kinetic_eigenvalues + KAPPA), 0)
+    normal /= jnp.linalg.norm(normal)
+
+    def tangent(v: Float[Array, "functions"]) -> Float[Array, "functions"]:
+        return jnp.where(kept, v, 0) - normal * jnp.vdot(normal, v)
+
     def along(z: Float[Array, "functions"]) -> Scalar:
         return energy(density_of(energy.system, retract(energy.system, z)))
 
-    def column(direction: Float[Array, "functions"]) -> Float[Array, "functions"]:
-        return jax.jvp(jax.grad(along), (z,), (direction,))[1]
-
-    identity = jnp.eye(len(z), dtype=z.dtype)
+    inside = tangent(v)
     # In the variables of the optimization the eigenvalues are twice as large.
-    hessian = jax.lax.map(column, identity, batch_size=COLUMNS_AT_A_TIME) / 2
-    normal = z / (energy.system.density_basis.kinetic_eigenvalues + KAPPA)
-    normal = jnp.outer(normal, normal) / jnp.vdot(normal, normal)
-    hessian = (identity - normal) @ hessian @ (identity - normal) + normal
-    return (hessian + hessian.T) / 2
+    curved = jax.jvp(jax.grad(along), (z,), (inside,))[1] / 2
+    return tangent(curved) + v - inside
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from kineticnet_jax.curvature import energy_hessian
+from kineticnet_jax.curvature import lowest_curvatures
 from kineticnet_jax.data.dataset import Dataset
 from kineticnet_jax.data.spaces import (
     OneElectronSpace,
@@ -323,7 +323,7 @@ class Curvatures:
     lowest: Float[np.ndarray, "geometries"]
 
 
-def lowest_curvatures(
+def curvatures(
     functional: Functional, dataset: Dataset, callback: Callable[[int], None] | None = None
 ) -> Curvatures:
     """Whether the Kohn-Sham densities of a data set are minima of the total energy.
@@ -342,8 +342,8 @@ def lowest_curvatures(
         for geometry, _, record in _family_by_family(dataset):
             system, density = kohn_sham_density(dataset, geometry)
             energy = total_energy(system, functional, dataset.config.xc)
-            lowest = float(np.linalg.eigvalsh(energy_hessian(energy, density))[0])
-            rows.append((record.family, geometry, lowest))
+            (lowest,), _ = lowest_curvatures(energy, density)
+            rows.append((record.family, geometry, float(lowest)))
             if callback is not None:
                 callback(len(rows))
     return Curvatures(*(np.array(column) for column in zip(*rows, strict=True)))

@@ -1,7 +1,7 @@
 """Everything about a molecule that its orbital-free energy needs, as arrays made once."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -65,7 +65,7 @@ class DensityBasis:
         "external_potential",
         "nuclear_repulsion",
     ],
-    meta_fields=["n_electrons", "basis"],
+    meta_fields=["n_electrons", "basis", "grid_level"],
 )
 @dataclass(frozen=True)
 class System:
@@ -80,6 +80,7 @@ class System:
         nuclear_repulsion: energy in hartree.
         n_electrons: number of electrons.
         basis: orbital basis of Kohn–Sham references and initial guesses.
+        grid_level: level of the grid.
     """
 
     molecule: Molecule
@@ -90,6 +91,7 @@ class System:
     nuclear_repulsion: Scalar
     n_electrons: int
     basis: str
+    grid_level: int
 
     @property
     def dtype(self) -> np.dtype:
@@ -103,6 +105,7 @@ def prepare(
     density_basis: str | None = None,
     grid_level: int = 3,
     dtype: np.typing.DTypeLike | None = None,
+    external_field: tuple[float, float, float] | None = None,
 ) -> System:
     """Computes all geometry-dependent arrays of an orbital-free calculation.
 
@@ -117,6 +120,7 @@ def prepare(
             functional is then exact, and "even-tempered" for more.
         grid_level: 0 (coarse) to 5 (fine); level 2 is the least for energies.
         dtype: working precision; by default float64 if JAX has it enabled, else float32.
+        external_field: uniform electric field in hartree/(e bohr), see `in_field`.
 
     Returns:
         The system.
@@ -158,10 +162,29 @@ def prepare(
             nuclear_repulsion(molecule.charges, positions),
             molecule.n_electrons,
             basis.lower(),
+            grid_level,
         )
+        if external_field is not None:
+            system = in_field(system, jnp.asarray(external_field, dtype=float))
         if dtype == np.float64:
             return system
     return cast(system, dtype)
+
+
+def in_field(system: System, field: Float[Array, "3"]) -> System:
+    """The system in a uniform electric field F: electrons have the energy F·r, nuclei -Z F·R.
+
+    Args:
+        system: from `prepare`.
+        field: F in hartree/(e bohr); may be traced.
+    """
+    molecule = system.molecule
+    nuclei = jnp.asarray(molecule.charges) @ jnp.asarray(molecule.positions)
+    return replace(
+        system,
+        external_potential=system.external_potential + system.grid.points @ field,
+        nuclear_repulsion=system.nuclear_repulsion - nuclei @ field,
+    )
 
 
 def density_basis_name(molecule: Molecule, basis: str, density_basis: str | None) -> str:

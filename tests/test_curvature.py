@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import kineticnet_jax as kn
-from kineticnet_jax.curvature import energy_hessian
+from kineticnet_jax.curvature import energy_hessian, lowest_curvatures
 from kineticnet_jax.optimize import density_of, retract, variables
 
 
@@ -29,6 +29,9 @@ def test_hessian_is_that_of_finite_differences(prepared):
         expected = (along(h) - 2 * along(0.0) + along(-h)) / h**2
         hessian = energy_hessian(energy, density)
         assert direction @ hessian @ direction == pytest.approx(expected, rel=1e-5)
+    values, vectors = lowest_curvatures(energy, density, 2)
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(hessian)[:2], rtol=1e-3)
+    np.testing.assert_allclose(hessian @ vectors, vectors * values, atol=2e-2)
 
 
 def test_minimum_and_saddle_point(prepared):

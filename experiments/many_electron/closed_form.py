@@ -20,9 +20,9 @@ from kineticnet_jax.data.config import load_config
 from kineticnet_jax.data.run import generate
 from kineticnet_jax.evaluate import (
     GUESSES,
+    curvatures,
     grid_errors,
     kohn_sham_density,
-    lowest_curvatures,
     optimization_errors,
     sample_errors,
 )
@@ -60,15 +60,15 @@ def main() -> None:
         kohn_sham_density(dataset, geometry)
         for geometry in dataset.select("train").geometries[: options.cuts]
     ]
-    cut, lowest = curvature_cuts(fit, references, config.xc, CutSettings())
-    for values in lowest:
+    cut, rounds = curvature_cuts(fit, references, config.xc, CutSettings())
+    for values in rounds:
         print("lowest curvatures:", " ".join(f"{value:.2f}" for value in values), flush=True)
-    print(f"{len(lowest) - 1} rounds of cuts in {time.perf_counter() - start:.0f} s", flush=True)
+    print(f"{len(rounds) - 1} rounds of cuts in {time.perf_counter() - start:.0f} s", flush=True)
     save_functional(cut.functional, out / "functional")
 
     test = dataset.select("test")
-    curvatures = {
-        name: lowest_curvatures(one.functional, test)
+    lowest = {
+        name: curvatures(one.functional, test)
         for name, one in (("closed form", cut), ("without cuts", fit))
     }
     named = {"closed form": cut.functional, "without cuts": fit.functional}
@@ -78,7 +78,7 @@ def main() -> None:
     optimized = optimization_errors({"closed form": cut.functional}, test, GUESSES)
     rest = {name: one for name, one in named.items() if name != "closed form"}
     optimized |= optimization_errors(rest, test, GUESSES[:2])
-    write_report(out, config.name, fixed, optimized, grids, curvatures)
+    write_report(out, config.name, fixed, optimized, grids, lowest)
     print(f"report in {out / 'report.md'}")
 
 

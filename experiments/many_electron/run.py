@@ -16,8 +16,8 @@ from kineticnet_jax.data.config import load_config
 from kineticnet_jax.data.run import generate
 from kineticnet_jax.evaluate import (
     GUESSES,
+    curvatures,
     grid_errors,
-    lowest_curvatures,
     optimization_errors,
     sample_errors,
 )
@@ -68,10 +68,10 @@ def main() -> None:
     fixed = {name: sample_errors(one, test) for name, one in functionals.items()}
     grids = {options.rung: grid_errors(functional, test)}
     write_report(out, options.rung, fixed, {}, grids)
-    curvatures = {options.rung: lowest_curvatures(functional, test)}
-    write_report(out, options.rung, fixed, {}, grids, curvatures)
+    lowest = {options.rung: curvatures(functional, test)}
+    write_report(out, options.rung, fixed, {}, grids, lowest)
     optimized = optimization_errors(functionals, test, GUESSES[:2], callback=_show_geometries)
-    write_report(out, options.rung, fixed, optimized, grids, curvatures)
+    write_report(out, options.rung, fixed, optimized, grids, lowest)
     seconds["evaluation"] = time.perf_counter() - start
     write_json(out / "seconds.json", seconds)
     print(f"report in {out / 'report.md'}")

@@ -10,7 +10,9 @@ from kineticnet_jax.reference.basis_sets import (
     known_bases,
 )
 from kineticnet_jax.reference.integrals import (
+    MatrixSlopes,
     inverse_coulomb_root,
+    matrix_slopes,
     nuclear_attraction_matrices,
     overlap_and_kinetic,
 )
@@ -26,12 +28,14 @@ __all__ = [
     "AUXILIARY",
     "GUESSES",
     "KohnSham",
+    "MatrixSlopes",
     "build_mole",
     "extract_basis",
     "guess_density_matrix",
     "inverse_coulomb_root",
     "known_bases",
     "kohn_sham",
+    "matrix_slopes",
     "nuclear_attraction_matrices",
     "overlap_and_kinetic",
     "thermal_modes",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pyscf import gto
 from scipy.linalg import eigh
 
@@ -46,6 +46,31 @@ def overlap_and_kinetic(mol: gto.Mole) -> OverlapAndKinetic:
         np.pad(orthonormal @ rotation, ((0, 0), (0, dropped))),
         np.pad(energies, (0, dropped)),
     )
+
+
+@dataclass(frozen=True)
+class MatrixSlopes:
+    """How matrices between functions change when the functions move.
+
+    Attributes:
+        matrices: ⟨∇χ_μ|O|χ_ν⟩ of each operator, shape (operators, 3, functions, functions).
+        owner: atom on which each function is centred.
+    """
+
+    matrices: Float[np.ndarray, "operators 3 functions functions"]
+    owner: Int[np.ndarray, "functions"]
+
+
+def matrix_slopes(mol: gto.Mole, integrals: tuple[str, ...]) -> MatrixSlopes:
+    """Derivatives of matrices by the centre of their first function, by PySCF's names.
+
+    Args:
+        mol: the molecule with its basis.
+        integrals: such as "int1e_ipovlp", "int1e_ipkin" or "int2c2e_ip1".
+    """
+    matrices = np.stack([mol.intor(name, comp=3) for name in integrals])
+    shells = mol.ao_labels(fmt=None)
+    return MatrixSlopes(matrices, np.array([atom for atom, *_ in shells]))
 
 
 def inverse_coulomb_root(auxiliary: gto.Mole) -> Float[np.ndarray, "functions functions"]:

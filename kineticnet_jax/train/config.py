@@ -13,6 +13,7 @@ from kineticnet_jax.functionals.base import Target
 from kineticnet_jax.grid import GRID_LEVELS
 from kineticnet_jax.nn.config import SIZES, Inputs, NetworkConfig, network_config
 from kineticnet_jax.nn.convolution import Filters
+from kineticnet_jax.train.curvature import CurvatureSettings
 from kineticnet_jax.train.loss import LossWeights
 from kineticnet_jax.train.step import OptimizerSettings
 
@@ -67,6 +68,7 @@ class TrainConfig:
         network: its architecture.
         weights: of the losses.
         optimizer: learning rate and what belongs to it.
+        curvature: of the total energy at ground states, raised where it is too low.
         geometries: of every family in a step.
         samples: densities of each of these geometries.
         at_a_time: of these densities that are processed together: one is best for the cache of a
@@ -101,6 +103,7 @@ class TrainConfig:
     network: NetworkChoice = field(default_factory=NetworkChoice)
     weights: LossWeights = field(default_factory=LossWeights)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    curvature: CurvatureSettings = field(default_factory=CurvatureSettings)
     geometries: int = 1
     samples: int = 2
     at_a_time: int = 1
@@ -151,6 +154,11 @@ class TrainConfig:
         if min(weights.values()) < 0 or not sum(weights.values()) > 0:
             raise InputError(f"loss weights must not be negative or all zero, but are {weights}")
         self.optimizer.check()
+        self.curvature.check()
+        if self.curvature.weight and self.optimizer.method != "gauss-newton":
+            raise InputError(
+                "curvatures are raised by gauss-newton steps only; set their weight to 0"
+            )
         if self.families and min(self.families.values()) < 1:
             raise InputError(f"geometries of families must be positive, but are {self.families}")
         if not 1 <= self.grid_stretch <= 1.5:

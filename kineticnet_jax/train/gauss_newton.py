@@ -23,6 +23,7 @@ from kineticnet_jax.errors import InputError
 from kineticnet_jax.functionals.kinetic import thomas_fermi
 from kineticnet_jax.grid import GridDensity
 from kineticnet_jax.nn.network import TAIL_ENERGY, Params
+from kineticnet_jax.train.curvature import CurvatureRows
 from kineticnet_jax.train.groups import Targets
 from kineticnet_jax.train.loss import MILLIHARTREE, LossWeights, Site, cast
 from kineticnet_jax.types import PerPoint, Scalar
@@ -175,7 +176,11 @@ def _projection(site: Site, known: Targets, key: Array) -> PerPoint:
 
 
 def least_squares_step(
-    settings: GaussNewtonSettings, weights: LossWeights, parts: list[Residuals], last: Params
+    settings: GaussNewtonSettings,
+    weights: LossWeights,
+    curvature_weight: float,
+    parts: list[Residuals | CurvatureRows],
+    last: Params,
 ) -> tuple[dict[str, Scalar], Params]:
     """The step that makes the linearized residuals of a batch as small as possible.
 
@@ -184,16 +189,24 @@ def least_squares_step(
     Args:
         settings: damping λ and momentum μ.
         weights: of the losses.
+        curvature_weight: of the squared residuals of curvatures.
         parts: residuals of each group of the batch.
         last: the step φ₀ before, a tree like the parameters.
 
     Returns:
         Means over the samples of the loss, the absolute energy error and the squared residuals of
-        τ and of the potential in millihartree, and φ: what to subtract from the parameters.
+        τ and of the potential in millihartree, and over the directions of the squared residuals of
+        curvatures; and φ: what to subtract from the parameters.
     """
     before, unravel = ravel_pytree(last)
-    rows, matrices, terms = [], [], []
+    rows, matrices, terms, curvatures = [], [], [], []
     for part in parts:
+        if isinstance(part, CurvatureRows):
+            scale = curvature_weight**0.5 * (1 + (part.values / ROBUST) ** 2) ** -0.25
+            rows.append(scale * part.values)
+            matrices.append(scale[:, None] * part.jacobian)
+            curvatures.append(part.values**2)
+            continue
         energy, tau = part.energy.reshape(-1), part.tau.reshape(-1)
         potential = part.potential.reshape(len(energy), -1)
         terms.append((energy, tau, jnp.sum(potential**2, axis=1)))
@@ -211,5 +224,11 @@ def least_squares_step(
     step = solution @ jacobian + settings.momentum * before
     energy, tau, potential = (jnp.concatenate(values) for values in zip(*terms, strict=True))
     loss = weights.energy * energy**2 + weights.tau * tau**2 + weights.potential * potential
-    metrics = {"loss": loss, "energy": jnp.abs(energy), "tau": tau**2, "potential": potential}
+    metrics = {
+        "loss": loss,
+        "energy": jnp.abs(energy),
+        "tau": tau**2,
+        "potential": potential,
+        "curvature": jnp.concatenate(curvatures) if curvatures else jnp.zeros(1),
+    }
     return jax.tree.map(jnp.mean, metrics), unravel(step)

@@ -24,6 +24,7 @@ from kineticnet_jax.functionals.storage import read_functional, save_functional
 from kineticnet_jax.nn.network import KineticNet
 from kineticnet_jax.train.checkpoint import Checkpoints
 from kineticnet_jax.train.config import TrainConfig
+from kineticnet_jax.train.curvature import CutBank
 from kineticnet_jax.train.groups import Group, GroupReader, SampleWeights, emphasized
 from kineticnet_jax.train.loss import validation_errors
 from kineticnet_jax.train.metrics import (
@@ -139,6 +140,7 @@ class _Run:
         )
         self.weights: SampleWeights | None = None
         self.weights_of = -1
+        self.cuts: CutBank | None = None
         self._prepare_folder()
 
     def _select(self, split: str) -> Dataset:
@@ -203,7 +205,8 @@ class _Run:
     def batch(self, step: int) -> Batch:
         """The samples of a step, the same whenever it is asked for."""
         random = np.random.default_rng([self.config.seed, step])
-        return tuple(self._group(random, *family) for family in self.counts.items())
+        groups = tuple(self._group(random, *family) for family in self.counts.items())
+        return groups + (() if self.cuts is None else self.cuts.draw(step))
 
     def _group(self, random: np.random.Generator, family: str, count: int) -> Group:
         chosen = self.training.choose_geometries(random, family, count, self.weights)
@@ -241,7 +244,18 @@ class _Run:
                 self.mesh,
                 config.precision,
                 config.at_a_time,
+                config.curvature,
             )
+            if config.curvature.weight > 0:
+                self.cuts = CutBank(
+                    config.curvature,
+                    self.folder,
+                    self.training,
+                    self.template,
+                    tuple(self.counts),
+                    config.seed,
+                    int(state.step),
+                )
             try:
                 state = self._steps(state, step, checkpoints, callback)
             finally:
@@ -264,6 +278,8 @@ class _Run:
         start = last = time.perf_counter()
         while (done := int(state.step)) < config.steps:
             self._emphasize(state)
+            if self.cuts is not None:
+                self.cuts.update(done, state.averaged)
             state, values = step(state, self.batch(done))
             recent.append(values)
             done += 1
@@ -271,7 +287,7 @@ class _Run:
                 self._check_finite(done - len(recent), recent, checkpoints)
                 now = time.perf_counter()
                 samples = len(recent) * sum(self.counts.values()) * config.samples
-                row = {key: float(np.mean([m[key] for m in recent])) for key in METRIC_NAMES[1:6]}
+                row = {key: float(np.mean([m[key] for m in recent])) for key in METRIC_NAMES[1:7]}
                 row["samples_per_second"] = samples / (now - last)
                 row["seconds"] = before + now - start
                 metrics.add({"step": done} | row)

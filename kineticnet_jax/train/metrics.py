@@ -14,6 +14,7 @@ METRIC_NAMES = (
     "energy",
     "tau",
     "potential",
+    "curvature",
     "step_norm",
     "samples_per_second",
     "seconds",

@@ -24,6 +24,7 @@ def plot_training(folder: Path) -> Figure:
         ("energy", "|ΔT$_s$|", COLORS[0]),
         ("tau", "kinetic energy density", COLORS[4]),
         ("potential", "potential, as energy", COLORS[1]),
+        ("curvature", "curvature", COLORS[2]),
     ):
         values = [row[name] for row in metrics]
         if not any(values):

@@ -22,6 +22,7 @@ from jaxtyping import Array, Int
 from kineticnet_jax.errors import InputError, unknown_name
 from kineticnet_jax.functionals.learned import LearnedFunctional
 from kineticnet_jax.nn.network import Params
+from kineticnet_jax.train.curvature import CurvatureSettings, Cuts, curvature_rows
 from kineticnet_jax.train.gauss_newton import (
     GaussNewtonSettings,
     Residuals,
@@ -35,7 +36,7 @@ from kineticnet_jax.types import Scalar
 AXIS = "geometries"
 """Axis of the device mesh over which the geometries of a group are spread."""
 
-Batch = tuple[Group, ...]
+Batch = tuple[Group | Cuts, ...]
 Method = Literal["gauss-newton", "adam"]
 
 
@@ -135,6 +136,7 @@ def make_step(
     mesh: Mesh | None = None,
     dtype: np.typing.DTypeLike = np.float32,
     at_a_time: int = 1,
+    curvature: CurvatureSettings | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Scalar]]]:
     """The step as a function of state and batch.
 
@@ -149,25 +151,29 @@ def make_step(
         dtype: precision of the functional; labels are made in float64.
         at_a_time: samples of a geometry that are processed together: one is best for the cache of
             a processor, all of them for a GPU. Must divide their number.
+        curvature: weight and goal of the curvatures in a batch, if there are any.
 
     Returns:
         A pure function, made of compiled ones, to the new state and the loss with its terms in
         millihartree, means over the samples. If a loss or a step is not finite, parameters stay
         as they are and the metric "finite" is zero.
     """
+    raised = curvature or CurvatureSettings()
     if settings.method == "adam":
         part: Callable[..., Any] = partial(_gradients, template, weights, dtype, at_a_time)
         merge: Callable[..., Any] = _mean_gradient
     else:
         part = partial(group_residuals, template, weights, dtype, at_a_time, settings.gauss_newton)
-        merge = partial(least_squares_step, settings.gauss_newton, weights)
+        merge = partial(least_squares_step, settings.gauss_newton, weights, raised.weight)
     summed = settings.method == "adam"
     # Collective operations of several devices must begin in the same order everywhere.
     several = mesh is not None and mesh.size > 1
     together = _one_after_the_other if several else _in_threads
 
     @jax.jit
-    def contribution(params: Params, key: Array, group: Group) -> Any:
+    def contribution(params: Params, key: Array, group: Group | Cuts) -> Any:
+        if isinstance(group, Cuts):
+            return curvature_rows(template, raised, dtype, params, group)
         if not several:
             return part(params, key, jnp.zeros((), int), group)
 
@@ -206,7 +212,8 @@ def make_step(
         new = TrainState(params, averaged, kept, state.step)
         new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
         new = replace(new, step=state.step + 1)
-        return new, metrics | {"finite": finite, "step_norm": norm}
+        nothing = {"curvature": jnp.zeros_like(norm)}
+        return new, nothing | metrics | {"finite": finite, "step_norm": norm}
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Scalar]]:
         key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), state.step)
@@ -217,15 +224,17 @@ def make_step(
 
 
 def _one_after_the_other(
-    function: Callable[[Array, Group], Any], keys: Array, batch: Batch
+    function: Callable[[Array, Group | Cuts], Any], keys: Array, batch: Batch
 ) -> list[Any]:
     return [function(key, group) for key, group in zip(keys, batch, strict=True)]
 
 
-def _in_threads(function: Callable[[Array, Group], Any], keys: Array, batch: Batch) -> list[Any]:
+def _in_threads(
+    function: Callable[[Array, Group | Cuts], Any], keys: Array, batch: Batch
+) -> list[Any]:
     """At once, as compiling the programs of several groups takes minutes, on one core each."""
 
-    def in_thread(key: Array, group: Group) -> Any:
+    def in_thread(key: Array, group: Group | Cuts) -> Any:
         with jax.enable_x64(True):
             return function(key, group)
 

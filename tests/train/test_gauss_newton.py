@@ -11,6 +11,7 @@ from tiny import random_functional
 
 import kineticnet_jax as kn
 from kineticnet_jax.errors import InputError
+from kineticnet_jax.train.curvature import CurvatureRows
 from kineticnet_jax.train.gauss_newton import (
     ROBUST,
     GaussNewtonSettings,
@@ -108,16 +109,21 @@ def test_step_solves_the_least_squares_problem():
     jacobian = random.normal(size=(3, 4, 30))
     part = Residuals(*map(jnp.asarray, (r[:, 0], r[:, 1], r[:, 2:], jacobian)))
     parts = [jax.tree.map(lambda x: x[None, :2], part), jax.tree.map(lambda x: x[None, 2:], part)]
-    metrics, step = least_squares_step(settings, weights, parts, last)
+    curvature = CurvatureRows(*map(jnp.asarray, (5 * random.normal(size=2), jacobian[0, :2])))
+    metrics, step = least_squares_step(settings, weights, 4.0, [*parts, curvature], last)
 
     scale = np.sqrt([2.0, 0.5, 3.0, 3.0]) * (1 + (r / ROBUST) ** 2) ** -0.25
     a, b = (scale[..., None] * jacobian).reshape(12, 30), (scale * r).reshape(12)
+    scale = 2.0 * (1 + (curvature.values / ROBUST) ** 2) ** -0.25
+    a = np.concatenate([a, scale[:, None] * curvature.jacobian])
+    b = np.concatenate([b, scale * curvature.values])
     before = np.asarray(ravel_pytree(last)[0])
     # The stationary point of |a s - b|² + λ|s - μ s₀|².
     damping = 1e-3 * np.mean(np.sum(a**2, axis=1))
     expected = np.linalg.solve(a.T @ a + damping * np.eye(30), a.T @ b + damping * 0.9 * before)
     np.testing.assert_allclose(ravel_pytree(step)[0], expected, rtol=1e-8, atol=1e-10)
     assert float(metrics["energy"]) == pytest.approx(np.mean(np.abs(r[:, 0])))
+    assert float(metrics["curvature"]) == pytest.approx(np.mean(curvature.values**2))
     assert float(metrics["potential"]) == pytest.approx(np.mean(np.sum(r[:, 2:] ** 2, axis=1)))
     loss = np.mean((r**2) @ np.array([2.0, 0.5, 3.0, 3.0]))
     assert float(metrics["loss"]) == pytest.approx(loss)

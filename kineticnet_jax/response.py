@@ -1,0 +1,86 @@
+"""How optimized densities answer to changes: fields, positions, parameters of the functional."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.sparse.linalg import cg
+from jaxtyping import Array, Float
+
+from kineticnet_jax.density import Density, SqrtDensity
+from kineticnet_jax.energy import TotalEnergy, total_energy
+from kineticnet_jax.functionals.base import Functional
+from kineticnet_jax.optimize import density_of, variables
+from kineticnet_jax.system import System, in_field
+
+TOLERANCE = 1e-10
+"""Residual of the linear response equations, relative to their right-hand side."""
+
+MAX_ITERATIONS = 1000
+
+
+@jax.jit
+def relaxed(energy: TotalEnergy, density: SqrtDensity) -> SqrtDensity:
+    """The density that minimises an energy, as a differentiable function of that energy.
+
+    Its value is the given density, which must be converged for this energy. Its derivatives, in
+    forward and reverse mode, are those of the minimum, by the implicit function theorem: with
+    ∇E(ψ, θ) = 0 at the minimum, dψ = -(∇²E)⁻¹ ∂_θ∇E dθ. Here θ is everything the energy is made of:
+    external potential, parameters of the functional, and nuclear positions by way of
+    `kineticnet_jax.forces.moved`.
+
+    Args:
+        energy: from `total_energy`; what in it is traced is differentiated by.
+        density: the optimized density, for the values of `energy`.
+    """
+    fixed = jax.lax.stop_gradient(energy.system)
+    z = jax.lax.stop_gradient(variables(fixed, density))
+
+    def slope(x: Float[Array, "variables"]) -> Float[Array, "variables"]:
+        gradient = jax.grad(lambda x: energy(density_of(fixed, x)))(x)
+        # The energy does not change with the length of x, which is therefore held.
+        return gradient + z * jnp.vdot(z, x - z) / jnp.vdot(z, z)
+
+    def invert(linear: object, right: Float[Array, "variables"]) -> Float[Array, "variables"]:
+        return cg(linear, right, tol=TOLERANCE, maxiter=MAX_ITERATIONS)[0]
+
+    return density_of(fixed, jax.lax.custom_root(slope, z, lambda _, x: x, invert))
+
+
+@jax.jit
+def dipole_moment(system: System, density: Density) -> Float[Array, "3"]:
+    """Dipole moment Σ_A Z_A R_A - ∫ r n dr in e bohr; that of an ion depends on the origin.
+
+    Args:
+        system: from `prepare`.
+        density: any density of it.
+    """
+    molecule = system.molecule
+    nuclei = jnp.asarray(molecule.charges) @ jnp.asarray(molecule.positions)
+    return nuclei - (system.grid.weights * density.on_grid(system).n) @ system.grid.points
+
+
+def polarizability(
+    system: System, functional: Functional | str, density: SqrtDensity, xc: str = "blyp"
+) -> Float[Array, "3 3"]:
+    """Derivative of the dipole moment by a uniform electric field, dμ_i/dF_j, in bohr³.
+
+    Args:
+        system: from `prepare`.
+        functional: kinetic energy functional or its name.
+        density: an optimized density of it.
+        xc: exchange-correlation functional.
+
+    Raises:
+        InputError: for an unknown functional, or an element it cannot be used for.
+    """
+    return _polarizability(total_energy(system, functional, xc), density)
+
+
+@jax.jit
+def _polarizability(energy: TotalEnergy, density: SqrtDensity) -> Float[Array, "3 3"]:
+    def dipole(field: Float[Array, "3"]) -> Float[Array, "3"]:
+        there = replace(energy, system=in_field(energy.system, field))
+        return dipole_moment(energy.system, relaxed(there, density))
+
+    return jax.jacfwd(dipole)(jnp.zeros(3, dtype=energy.system.dtype))

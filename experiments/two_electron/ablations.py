@@ -4,15 +4,19 @@ The last row is no claim of the paper but the other way round: an input it does 
 
 Run `python experiments/two_electron/ablations.py two-electron --out ablations` after
 `run.py --out two-electron`; a run that was stopped goes on. All functionals are trained for the
-same number of steps, fewer than the one that is shipped.
+same number of steps, fewer than the one that is shipped, with half of its geometries in a step.
 """
 
 import argparse
 import dataclasses
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+# Before JAX is: it logs every program it keeps.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
 
@@ -80,7 +84,8 @@ def main() -> None:
     if not smooth.exists():
         generate(smooth_only(load_config(CONFIGS / "two-electron.toml")), smooth)
     base = load_train_config(HERE / "train.toml")
-    base = dataclasses.replace(base, steps=options.steps)
+    families = {name: (count + 1) // 2 for name, count in base.families.items()}
+    base = dataclasses.replace(base, steps=options.steps, families=families)
     functionals: dict[str, kn.Functional] = {}
     for name, change in ABLATIONS.items():
         data = smooth if name == "smooth potentials only" else options.run / "train.h5"

@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import logging
+import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -349,15 +351,21 @@ class _Run:
         """
         geometries, level = self.training.families[family], self.config.grid_levels.get(family)
         most = max(len(self.training.numbers[geometry]) for geometry in geometries)
-        errors = {}
-        for geometry in geometries:
+
+        def errors(geometry: int) -> np.ndarray:
             numbers = np.array(self.training.numbers[geometry])
-            group = self.training.read([geometry], np.resize(numbers, (1, most)), None, level)
-            found = validation_errors(
-                self.template, state.averaged, group, self.config.precision, potentials=False
-            )
-            errors[geometry] = np.abs(np.asarray(found.energy)[0, : len(numbers)])
-        return errors
+            with jax.enable_x64(True):
+                group = self.training.read([geometry], np.resize(numbers, (1, most)), None, level)
+                found = validation_errors(
+                    self.template, state.averaged, group, self.config.precision, potentials=False
+                )
+            return np.abs(np.asarray(found.energy)[0, : len(numbers)])
+
+        # The first one compiles; one program is slow on several cores, several at once are not.
+        first, *others = geometries
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            values = [errors(first), *threads.map(errors, others)]
+        return dict(zip(geometries, values, strict=True))
 
     def _check_finite(
         self, first: int, recent: list[dict[str, jax.Array]], checkpoints: Checkpoints

@@ -26,6 +26,9 @@ from kineticnet_jax.types import Scalar
 
 COLUMNS_AT_A_TIME = 8
 
+SMALL = 20
+"""Functions up to which the whole Hessian is made to find its lowest eigenvalues."""
+
 LANCZOS_TOLERANCE = 1e-3
 """Relative accuracy of eigenvalues found one by one."""
 
@@ -53,17 +56,22 @@ def energy_hessian(
 def lowest_curvatures(
     energy: TotalEnergy, density: SqrtDensity, count: int = 1
 ) -> tuple[Float[np.ndarray, "count"], Float[np.ndarray, "functions count"]]:
-    """The lowest eigenvalues of `energy_hessian` and their eigenvectors, by Lanczos' method.
+    """The lowest eigenvalues of `energy_hessian` and their eigenvectors.
+
+    By Lanczos' method, except for a small basis.
 
     Args:
         energy: from `total_energy`.
         density: where.
-        count: number of eigenvalues, fewer than there are functions.
+        count: number of eigenvalues, all of them if there are fewer.
 
     Returns:
         Eigenvalues in hartree in ascending order, and eigenvectors as columns.
     """
     z = variables(energy.system, density)
+    if len(z) <= SMALL:
+        values, vectors = np.linalg.eigh(energy_hessian(energy, density))
+        return values[:count], vectors[:, :count]
     product = LinearOperator(
         (len(z), len(z)),
         lambda v: np.asarray(_product(energy, z, jnp.asarray(v.reshape(-1)))),

@@ -1,6 +1,7 @@
 """How optimized densities answer to changes: fields, positions, parameters of the functional."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,32 +20,37 @@ TOLERANCE = 1e-10
 MAX_ITERATIONS = 1000
 
 
-@jax.jit
-def relaxed(energy: TotalEnergy, density: SqrtDensity) -> SqrtDensity:
+@partial(jax.jit, static_argnames="derivatives")
+def relaxed(energy: TotalEnergy, density: SqrtDensity, derivatives: int = 1) -> SqrtDensity:
     """The density that minimises an energy, as a differentiable function of that energy.
 
-    Its value is the given density, which must be converged for this energy. Its derivatives, in
-    forward and reverse mode, are those of the minimum, by the implicit function theorem: with
-    ∇E(ψ, θ) = 0 at the minimum, dψ = -(∇²E)⁻¹ ∂_θ∇E dθ. Here θ is everything the energy is made of:
-    external potential, parameters of the functional, and nuclear positions by way of
-    `kineticnet_jax.forces.moved`.
+    With ∇E(ψ, θ) = 0 at the minimum, dψ = -(∇²E)⁻¹ ∂_θ∇E dθ (implicit function theorem). Here θ is
+    everything the energy is made of: external potential, parameters of the functional, and nuclear
+    positions by way of `kineticnet_jax.forces.moved`. A Newton step from a fixed ψ has just this
+    derivative, in forward and reverse mode, and every further step makes twice as many derivatives
+    right.
 
     Args:
         energy: from `total_energy`; what in it is traced is differentiated by.
         density: the optimized density, for the values of `energy`.
+        derivatives: highest derivative that will be taken.
+
+    Returns:
+        The given density, which must be converged, after these Newton steps.
     """
     fixed = jax.lax.stop_gradient(energy.system)
-    z = jax.lax.stop_gradient(variables(fixed, density))
+    start = jax.lax.stop_gradient(variables(fixed, density))
 
     def slope(x: Float[Array, "variables"]) -> Float[Array, "variables"]:
         gradient = jax.grad(lambda x: energy(density_of(fixed, x)))(x)
         # The energy does not change with the length of x, which is therefore held.
-        return gradient + z * jnp.vdot(z, x - z) / jnp.vdot(z, z)
+        return gradient + start * jnp.vdot(start, x - start) / jnp.vdot(start, start)
 
-    def invert(linear: object, right: Float[Array, "variables"]) -> Float[Array, "variables"]:
-        return cg(linear, right, tol=TOLERANCE, maxiter=MAX_ITERATIONS)[0]
-
-    return density_of(fixed, jax.lax.custom_root(slope, z, lambda _, x: x, invert))
+    x = start
+    for _ in range(derivatives.bit_length()):
+        value, hessian = jax.linearize(slope, x)
+        x = x - cg(hessian, value, tol=TOLERANCE, maxiter=MAX_ITERATIONS)[0]
+    return density_of(fixed, x)
 
 
 @jax.jit

@@ -25,6 +25,9 @@ class WithThomasFermi:
     strength: jax.Array
     vw_fraction: float = 1.0
 
+    def __call__(self, molecule, grid, density):
+        raise NotImplementedError
+
     def remainder(self, molecule, grid, density):
         return self.strength * kn.integrate(grid.weights, thomas_fermi(density.n, density.grad_n))
 
@@ -63,7 +66,7 @@ def test_prepared_fields_change_dipoles_by_the_polarizability(molecule, prepared
     alpha = kn.polarizability(system, "vw", optimum(system, "vw"))
     dipoles = []
     for sign in (1, -1):
-        there = kn.prepare(molecule("H2"), grid_level=2, external_field=(0, 0, sign * FIELD))
+        there = kn.prepare(molecule("H2"), grid_level=2, external_field=(0.0, 0.0, sign * FIELD))
         solution = kn.optimize_density(there, "vw", tolerance=1e-9)
         dipoles.append(kn.dipole_moment(there, solution.density))
     change = (dipoles[0] - dipoles[1]) / (2 * FIELD)
@@ -80,12 +83,26 @@ def test_derivative_by_a_parameter_of_the_functional(prepared):
 
     step = 1e-4
     widths = [
-        spread(system, optimum(system, WithThomasFermi(jnp.array(0.1 + sign * step))))
+        float(spread(system, optimum(system, WithThomasFermi(jnp.array(0.1 + sign * step)))))
         for sign in (1, -1)
     ]
     expected = (widths[0] - widths[1]) / (2 * step)
-    assert jax.grad(width)(jnp.array(0.1)) == pytest.approx(expected, rel=1e-4)
-    assert jax.jacfwd(width)(jnp.array(0.1)) == pytest.approx(expected, rel=1e-4)
+    assert float(jax.grad(width)(jnp.array(0.1))) == pytest.approx(expected, rel=1e-4)
+    assert float(jax.jacfwd(width)(jnp.array(0.1))) == pytest.approx(expected, rel=1e-4)
+
+    def twice(strength):
+        energy = kn.TotalEnergy(system, WithThomasFermi(strength))
+        return spread(system, kn.relaxed(energy, density, derivatives=2))
+
+    def slope(strength):
+        there = optimum(system, WithThomasFermi(strength))
+        return jax.jacfwd(
+            lambda s: spread(system, kn.relaxed(kn.TotalEnergy(system, WithThomasFermi(s)), there))
+        )(strength)
+
+    expected = float(slope(jnp.array(0.1 + step)) - slope(jnp.array(0.1 - step))) / (2 * step)
+    second = float(jax.jacfwd(jax.jacfwd(twice))(jnp.array(0.1)))
+    assert second == pytest.approx(expected, rel=1e-3)
 
 
 def test_derivative_by_the_positions_of_the_nuclei(molecule):
@@ -103,5 +120,5 @@ def test_derivative_by_the_positions_of_the_nuclei(molecule):
     for sign in (1, -1):
         positions = place.positions + sign * step * np.array([[0, 0, 0], [0, 0, 1]])
         there = kn.prepare(replace(place, positions=positions), grid_level=2)
-        dipoles.append(kn.dipole_moment(there, optimum(there, "vw"))[2])
-    assert slope[1, 2] == pytest.approx((dipoles[0] - dipoles[1]) / (2 * step), rel=1e-4)
+        dipoles.append(float(kn.dipole_moment(there, optimum(there, "vw"))[2]))
+    assert float(slope[1, 2]) == pytest.approx((dipoles[0] - dipoles[1]) / (2 * step), rel=1e-4)

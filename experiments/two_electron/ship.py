@@ -34,9 +34,10 @@ of the von Weizsäcker functional, the exact answer here, is inside.
     kineticnet optimize h2.xyz --functional {name} --reference
 
 - Network: {parameters:,} parameters, target "{target}", input "{inputs}".
-- Trained on: {families}; {xc}/{basis}; ground states and random external potentials, {steps} steps.
+- Trained on: {families}; {xc}/{basis}; ground states and random external potentials, {before}
+  steps, and {steps} more with stronger potentials.
 - Made by: `python experiments/two_electron/run.py`, commit {commit}, seed {seed}; the data follow
-  from their configuration and seed. Both configurations are in `functional.json`.
+  from their configuration and seed. Those of both parts of the training are in `functional.json`.
 
 ## Domain of validity
 
@@ -108,6 +109,7 @@ def card(functional: LearnedFunctional, errors: dict, curve: dict, commit: str) 
         xc=details["xc"],
         basis=details["basis"],
         domain="\n".join(domain(family) for family in tested.families),
+        before=details["steps before"],
         steps=details["steps"],
         commit=commit,
         seed=json.loads(details["training"])["seed"],

@@ -103,8 +103,8 @@ class Cuts:
 class CurvatureRows:
     """Residuals of curvatures in mHa, and their derivatives by the parameters."""
 
-    values: Float[Array, "rows"]
-    jacobian: Float[Array, "rows parameters"]
+    values: Float[Array, "*batch"]
+    jacobian: Float[Array, "*batch parameters"]
 
 
 def learned_curvature(

@@ -36,8 +36,9 @@ of the von Weizsäcker functional, the exact answer here, is inside.
 - Network: {parameters:,} parameters, target "{target}", input "{inputs}".
 - Trained on: {families}; {xc}/{basis}; ground states and random external potentials, {before}
   steps, and {steps} more with stronger potentials.
-- Made by: `python experiments/two_electron/run.py`, commit {commit}, seed {seed}; the data follow
-  from their configuration and seed. Those of both parts of the training are in `functional.json`.
+- Made by: `python experiments/two_electron/run.py`, commit {commit},
+  seeds {seeds}; the data follow from their configuration and seed. Those of both parts of the
+  training are in `functional.json`.
 
 ## Domain of validity
 
@@ -112,7 +113,7 @@ def card(functional: LearnedFunctional, errors: dict, curve: dict, commit: str) 
         before=details["steps before"],
         steps=details["steps"],
         commit=commit,
-        seed=json.loads(details["training"])["seed"],
+        seeds=f"{seed(details['training before'])} and {seed(details['training'])}",
         fixed="\n".join(markdown_table(FIXED_HEADS, errors["fixed_densities"])),
         distances="\n".join(markdown_table(DISTANCE_HEADS, errors["distances"], DISTANCE)),
         guesses=", ".join(dict.fromkeys(errors["runs"][name]["guess"])),
@@ -120,6 +121,11 @@ def card(functional: LearnedFunctional, errors: dict, curve: dict, commit: str) 
         second=curve["second_difference_mha"],
         minimum=curve["minimum_error_angstrom"],
     )
+
+
+def seed(training: str) -> int:
+    """The seed of a training from its configuration as JSON."""
+    return json.loads(training)["seed"]
 
 
 def checked_out() -> str:

@@ -9,6 +9,7 @@ same number of steps, fewer than the one that is shipped, with half of its geome
 
 import argparse
 import dataclasses
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from kineticnet_jax.data.dataset import GROUND_STATE_NAME
 from kineticnet_jax.data.run import generate
 from kineticnet_jax.evaluate import grid_errors, optimization_errors, sample_errors
 from kineticnet_jax.evaluation_report import write_report
+from kineticnet_jax.files import complete_file
 from kineticnet_jax.train.config import TrainConfig, load_train_config
 from kineticnet_jax.train.loop import train
 
@@ -100,6 +102,35 @@ def main() -> None:
     grids = {WHOLE: grid_errors(functionals[WHOLE], test)}
     write_report(options.out, "Ablations", fixed, optimized, grids)
     print(f"report in {options.out / 'report.md'}")
+    write_summary(options.out, options.steps)
+
+
+def write_summary(folder: Path, steps: int) -> None:
+    """The rows over all families as ablations.md beside this script."""
+    errors = json.loads((folder / "errors.json").read_text(encoding="utf-8"))
+    lines = [
+        "# What the claims of the paper are worth",
+        "",
+        "`python experiments/two_electron/ablations.py two-electron --out ablations`: "
+        f"{steps} steps of every training, errors on the test data in mHa (largest), "
+        "∫|n - n_KS|/N in percent. "
+        "Density optimization starts from superposed atoms.",
+        "",
+        "| without or with | T_s | above 1.594 | potential | converged | E, optimized | density |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name in ABLATIONS:
+        fixed, optimized = (
+            errors[part][name]["all"] for part in ("fixed_densities", "optimizations")
+        )
+        lines.append(
+            f"| {name} | {fixed['mae']:.2f} ({fixed['largest']:.1f}) | "
+            f"{fixed['above'] / fixed['samples']:.1%} | {fixed['potential_mean']:.3f} | "
+            f"{optimized['converged']:.0%} | {optimized['mae']:.2f} ({optimized['largest']:.1f}) | "
+            f"{100 * optimized['density_mean']:.2f} ({100 * optimized['density_largest']:.2f}) |"
+        )
+    with complete_file(HERE / "ablations.md") as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def smooth_only(config: DataConfig) -> DataConfig:

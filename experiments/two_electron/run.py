@@ -10,8 +10,12 @@ potentials if there is another `--test-seed`.
 import argparse
 import dataclasses
 import logging
+import os
 import time
 from pathlib import Path
+
+# Before JAX is: it logs every program it keeps.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +67,8 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_num_cpu_devices", options.devices)
     options.out.mkdir(exist_ok=True, parents=True)
+    # Both parts of the training, and a run that goes on, have the same programs.
+    jax.config.update("jax_compilation_cache_dir", str(options.out / "compiled"))
     test_config = load_config(CONFIGS / "two-electron-test.toml")
     if options.test_seed is not None:
         test_config = dataclasses.replace(test_config, seed=options.test_seed)

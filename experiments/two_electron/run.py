@@ -74,7 +74,7 @@ def main() -> None:
         test_config = dataclasses.replace(test_config, seed=options.test_seed)
     guesses, points, baselines, workers = GUESSES, 100, BASELINES, None
     if options.smoke:
-        test_config = _smaller(test_config)
+        test_config = _smaller(test_config, 4)
         guesses, points, baselines, workers = GUESSES[:1], 4, ("tf", "vw"), 1
 
     start = time.perf_counter()
@@ -151,9 +151,9 @@ def trained(
     return run / BEST
 
 
-def _smaller(config: DataConfig) -> DataConfig:
+def _smaller(config: DataConfig, geometries: int = 10) -> DataConfig:
     families = tuple(
-        dataclasses.replace(family, geometries=min(family.geometries, 10))
+        dataclasses.replace(family, geometries=geometries)
         for family in config.families
         if family.name == "H2"
     )

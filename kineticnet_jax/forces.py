@@ -101,7 +101,7 @@ def moved(system: System, motion: Motion, positions: Positions) -> System:
     by the density too.
 
     Args:
-        system: from `prepare`.
+        system: from `prepare`, without an external field, which would not move with it.
         motion: from `prepare_motion` of the same system.
         positions: of the nuclei in bohr.
     """

@@ -14,7 +14,7 @@ from kineticnet_jax.energy import TotalEnergy
 from kineticnet_jax.functionals.base import Functional, bind_functional
 from kineticnet_jax.functionals.registry import load_functional
 from kineticnet_jax.grid import grid_template, place_grid
-from kineticnet_jax.system import System, evaluate_flat
+from kineticnet_jax.system import System, evaluate_flat, in_field
 from kineticnet_jax.types import Positions, Scalar
 
 
@@ -101,7 +101,7 @@ def moved(system: System, motion: Motion, positions: Positions) -> System:
     by the density too.
 
     Args:
-        system: from `prepare`, without an external field, which would not move with it.
+        system: from `prepare`; an external field stays as it is.
         motion: from `prepare_motion` of the same system.
         positions: of the nuclei in bohr.
     """
@@ -120,7 +120,7 @@ def moved(system: System, motion: Motion, positions: Positions) -> System:
     potentials = root @ coulomb_potential(motion.auxiliary, positions, grid.points)
     operator = potentials - 0.5 * (root @ metric @ root.T) @ potentials
     basis = system.density_basis
-    return replace(
+    there = replace(
         system,
         molecule=replace(system.molecule, positions=positions),
         grid=grid,
@@ -133,7 +133,9 @@ def moved(system: System, motion: Motion, positions: Positions) -> System:
         hartree_operator=operator,
         external_potential=nuclear_attraction(system.molecule.charges, positions, grid.points),
         nuclear_repulsion=nuclear_repulsion(system.molecule.charges, positions),
+        external_field=jnp.zeros_like(system.external_field),
     )
+    return in_field(there, system.external_field)
 
 
 def _changes(

@@ -64,6 +64,7 @@ class DensityBasis:
         "hartree_operator",
         "external_potential",
         "nuclear_repulsion",
+        "external_field",
     ],
     meta_fields=["n_electrons", "basis", "grid_level"],
 )
@@ -76,8 +77,10 @@ class System:
         grid: quadrature points and weights.
         density_basis: the functions of ψ = √n on the grid.
         hartree_operator: orthonormalised auxiliary potentials, shape (auxiliaries, points).
-        external_potential: potential of the nuclei on the grid in hartree.
-        nuclear_repulsion: energy in hartree.
+        external_potential: of the nuclei and of the external field on the grid in hartree.
+        nuclear_repulsion: energy of the nuclei among themselves and in the external field in
+            hartree.
+        external_field: uniform electric field in hartree/(e bohr).
         n_electrons: number of electrons.
         basis: orbital basis of Kohn–Sham references and initial guesses.
         grid_level: level of the grid.
@@ -89,6 +92,7 @@ class System:
     hartree_operator: Float[Array, "auxiliaries points"]
     external_potential: PerPoint
     nuclear_repulsion: Scalar
+    external_field: Float[Array, "3"]
     n_electrons: int
     basis: str
     grid_level: int
@@ -105,7 +109,7 @@ def prepare(
     density_basis: str | None = None,
     grid_level: int = 3,
     dtype: np.typing.DTypeLike | None = None,
-    external_field: tuple[float, float, float] | None = None,
+    external_field: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> System:
     """Computes all geometry-dependent arrays of an orbital-free calculation.
 
@@ -160,12 +164,12 @@ def prepare(
             jnp.asarray(root) @ potentials,
             nuclear_attraction(molecule.charges, positions, grid.points),
             nuclear_repulsion(molecule.charges, positions),
+            jnp.zeros(3),
             molecule.n_electrons,
             basis.lower(),
             grid_level,
         )
-        if external_field is not None:
-            system = in_field(system, jnp.asarray(external_field, dtype=float))
+        system = in_field(system, jnp.asarray(external_field, dtype=float))
         if dtype == np.float64:
             return system
     return cast(system, dtype)
@@ -175,7 +179,7 @@ def in_field(system: System, field: Float[Array, "3"]) -> System:
     """The system in a uniform electric field F: electrons have the energy F·r, nuclei -Z F·R.
 
     Args:
-        system: from `prepare`.
+        system: from `prepare`; a field it is in already stays and adds to this one.
         field: F in hartree/(e bohr); may be traced.
     """
     molecule = system.molecule
@@ -184,6 +188,7 @@ def in_field(system: System, field: Float[Array, "3"]) -> System:
         system,
         external_potential=system.external_potential + system.grid.points @ field,
         nuclear_repulsion=system.nuclear_repulsion - nuclei @ field,
+        external_field=system.external_field + field,
     )
 
 

@@ -51,6 +51,27 @@ def test_forces_are_differences_of_optimized_energies(molecule, name, functional
     np.testing.assert_allclose(np.sum(found, axis=0), 0, atol=1e-8)
 
 
+def test_forces_in_a_field_are_those_of_kohn_sham(molecule):
+    place, field = molecule("HeH+"), np.array([0.01, 0.0, 0.02])
+    system, solution = optimized(place, "vw", external_field=tuple(field))
+    found = kn.forces(system, "vw", solution.density)
+    # The field pulls at the charge, which is one.
+    np.testing.assert_allclose(np.sum(found, axis=0), field, atol=1e-6)
+    step, energies = STEP * np.array([[0, 0, 0], [0.6, 0, 0.8]]), []
+    for sign in (1, -1):
+        there = replace(place, positions=place.positions + sign * step)
+        mol = reference.build_mole(there, "cc-pvdz")
+        mean_field = dft.RKS(mol, xc="blyp")
+        mean_field.grids.level, mean_field.conv_tol = 3, 1e-12
+        core = mol.intor("int1e_kin") + mol.intor("int1e_nuc")
+        core += np.einsum("xmn,x->mn", mol.intor("int1e_r"), field)
+        mean_field.get_hcore = lambda *_, core=core: core
+        nuclei = there.charges @ there.positions @ field
+        energies.append(mean_field.kernel() - nuclei)
+    expected = -(energies[0] - energies[1]) / (2 * STEP)
+    assert float(found[1] @ np.array([0.6, 0, 0.8])) == pytest.approx(expected, abs=1e-4)
+
+
 def test_unknown_functional_is_named(molecule):
     system = kn.prepare(molecule("H2"), grid_level=0)
     with pytest.raises(kn.InputError, match="did you mean 'vw'"):

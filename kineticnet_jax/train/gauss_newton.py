@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
@@ -38,7 +39,8 @@ class GaussNewtonSettings:
 
     Attributes:
         directions: along which the potential of every sample is compared, drawn anew in every step.
-        damping: added to the matrix of the residuals, relative to its mean diagonal.
+        damping: added to the matrix of the residuals, relative to its mean diagonal, in which
+            residuals without weight count as zero.
         momentum: share of the last step that is kept where the batch says nothing.
     """
 
@@ -75,7 +77,7 @@ class Residuals:
             is ∫(Δτ)²/τ₀ dr in mHa with τ₀ = τ_TF + ½n.
         potential: errors of δT_s/δn along random directions; the mean of their squares' sum is
             the error as an energy (`residual_energy`) in mHa.
-        jacobian: derivatives of these numbers, in this order, by the parameters.
+        jacobian: derivatives by the parameters of those numbers that have a weight, in this order.
     """
 
     energy: Float[Array, "*batch"]
@@ -92,7 +94,7 @@ def residuals(
     directions: int,
     weights: LossWeights,
 ) -> Residuals:
-    """Residuals at one density, not weighted; those of weight zero and their derivatives are zero.
+    """Residuals at one density, not weighted; those of weight zero are zero.
 
     Args:
         site: of its geometry.
@@ -125,9 +127,8 @@ def residuals(
         potential, potential_rows = unit * values, unit * rows
     else:
         energy, row = slope(known.density)
-        potential = jnp.zeros(directions, dtype)
-        potential_rows = jnp.zeros((directions, len(flat)), dtype)
-    tau, tau_row = jnp.zeros((), dtype), jnp.zeros_like(flat)
+        potential, potential_rows = jnp.zeros(directions, dtype), jnp.zeros((0, len(flat)), dtype)
+    tau, tau_rows = jnp.zeros((), dtype), jnp.zeros((0, len(flat)), dtype)
     if weights.tau > 0:
         projection = _projection(site, known, tau_key)
 
@@ -136,14 +137,16 @@ def residuals(
             return jnp.zeros((), dtype) if found is None else projection @ (found - known.tau)
 
         tau, tau_row = jax.value_and_grad(projected)(flat)
+        tau_rows = tau_row[None]
     # In the precision of the label, as both numbers are large.
     error = (energy.astype(targets.energy.dtype) - targets.energy).astype(dtype)
     real = jnp.where(targets.real, 1, 0).astype(dtype)
+    energy_rows = row[None, :] if weights.energy > 0 else tau_rows[:0]
     return Residuals(
         real / MILLIHARTREE * error,
         real * tau,
         potential,
-        jnp.concatenate([real / MILLIHARTREE * row[None], real * tau_row[None], potential_rows]),
+        jnp.concatenate([real / MILLIHARTREE * energy_rows, real * tau_rows, potential_rows]),
     )
 
 
@@ -199,29 +202,37 @@ def least_squares_step(
         curvatures; and φ: what to subtract from the parameters.
     """
     before, unravel = ravel_pytree(last)
-    rows, matrices, terms, curvatures = [], [], [], []
+    rows, scales, matrices, terms, curvatures = [], [], [], [], []
+    count = 0
     for part in parts:
         if isinstance(part, CurvatureRows):
-            scale = curvature_weight**0.5 * (1 + (part.values / ROBUST) ** 2) ** -0.25
-            rows.append(scale * part.values)
-            matrices.append(scale[:, None] * part.jacobian)
+            columns, factors = part.values[:, None], np.array([curvature_weight])
             curvatures.append(part.values**2)
-            continue
-        energy, tau = part.energy.reshape(-1), part.tau.reshape(-1)
-        potential = part.potential.reshape(len(energy), -1)
-        terms.append((energy, tau, jnp.sum(potential**2, axis=1)))
-        columns = jnp.concatenate([energy[:, None], tau[:, None], potential], axis=1)
-        factors = [weights.energy, weights.tau, *[weights.potential] * potential.shape[1]]
-        scale = jnp.sqrt(jnp.array(factors, columns.dtype)) * (1 + (columns / ROBUST) ** 2) ** -0.25
+        else:
+            energy, tau = part.energy.reshape(-1), part.tau.reshape(-1)
+            potential = part.potential.reshape(len(energy), -1)
+            terms.append((energy, tau, jnp.sum(potential**2, axis=1)))
+            columns = jnp.concatenate([energy[:, None], tau[:, None], potential], axis=1)
+            each = [weights.potential] * potential.shape[1]
+            factors = np.array([weights.energy, weights.tau, *each])
+        count += columns.size
+        columns, factors = columns[:, factors > 0], factors[factors > 0].astype(columns.dtype)
+        scale = np.sqrt(factors) * (1 + (columns / ROBUST) ** 2) ** -0.25
         rows.append((scale * columns).reshape(-1))
-        jacobian = scale[..., None] * part.jacobian.reshape(*scale.shape, -1)
-        matrices.append(jacobian.reshape(-1, len(before)))
-    r, jacobian = jnp.concatenate(rows), jnp.concatenate(matrices)
-    matrix = (jacobian @ jacobian.T).astype(float)
-    damping = settings.damping * jnp.trace(matrix) / len(r)
-    rest = (r - settings.momentum * (jacobian @ before)).astype(float)
+        scales.append(scale.reshape(-1))
+        matrices.append(part.jacobian.reshape(-1, len(before)))
+    r, scale = jnp.concatenate(rows), jnp.concatenate(scales)
+    # J is far larger than everything else and never copied: not for one matrix of all parts, nor
+    # to be scaled.
+    products = [[a @ b.T for b in matrices] for a in matrices]
+    matrix = (scale[:, None] * jnp.block(products) * scale).astype(float)
+    damping = settings.damping * jnp.trace(matrix) / count
+    known = scale * jnp.concatenate([jacobian @ before for jacobian in matrices])
+    rest = (r - settings.momentum * known).astype(float)
     solution = jnp.linalg.solve(matrix + damping * jnp.eye(len(r)), rest).astype(r.dtype)
-    step = solution @ jacobian + settings.momentum * before
+    pieces = jnp.split(scale * solution, np.cumsum([len(a) for a in matrices])[:-1])
+    step = sum(piece @ jacobian for piece, jacobian in zip(pieces, matrices, strict=True))
+    step += settings.momentum * before
     energy, tau, potential = (jnp.concatenate(values) for values in zip(*terms, strict=True))
     loss = weights.energy * energy**2 + weights.tau * tau**2 + weights.potential * potential
     metrics = {

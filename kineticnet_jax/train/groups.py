@@ -245,29 +245,8 @@ def _draw(
     return stored, ~jnp.any(jnp.array(list(violated.values())))
 
 
-MOST = 20.0
-"""Errors of a sample, relative to the mean, that are told apart; one bad sample is not all."""
-
 SampleWeights = dict[int, np.ndarray]
 """In proportion to these numbers samples are drawn: one array for each geometry, by its index."""
-
-
-def emphasized(errors: dict[int, np.ndarray], emphasis: float) -> SampleWeights:
-    """Weights of the samples of a family by their errors.
-
-    Args:
-        errors: absolute errors of all samples of each geometry of the family.
-        emphasis: of samples with large errors.
-
-    Returns:
-        1 + emphasis · error / mean error, where no error counts as more than MOST means.
-    """
-    everything = np.concatenate(list(errors.values()))
-    mean = np.mean(everything[np.isfinite(everything)])
-    return {
-        geometry: 1 + emphasis * np.nan_to_num(np.minimum(values / mean, MOST), nan=MOST)
-        for geometry, values in errors.items()
-    }
 
 
 def _choose(

@@ -1,12 +1,8 @@
 """The training run: steps, validation, checkpoints, metrics; goes on where it was stopped."""
 
-import dataclasses
-import json
 import logging
-import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -27,7 +23,9 @@ from kineticnet_jax.nn.network import KineticNet
 from kineticnet_jax.train.checkpoint import Checkpoints
 from kineticnet_jax.train.config import TrainConfig
 from kineticnet_jax.train.curvature import CutBank
-from kineticnet_jax.train.groups import Group, GroupReader, SampleWeights, emphasized
+from kineticnet_jax.train.emphasis import Emphasis
+from kineticnet_jax.train.folder import prepare_folder
+from kineticnet_jax.train.groups import Group, GroupReader
 from kineticnet_jax.train.loss import validation_errors
 from kineticnet_jax.train.metrics import (
     BOTH,
@@ -48,7 +46,6 @@ from kineticnet_jax.train.step import (
 
 logger = logging.getLogger(__name__)
 
-RUN = "run.json"
 CHECKPOINTS, BEST, LAST = "checkpoints", "best", "last"
 FAILED = "failed_batch.npz"
 
@@ -140,10 +137,9 @@ class _Run:
             if start is not None
             else KineticNet(self.network).init(jax.random.key(config.seed))
         )
-        self.weights: SampleWeights | None = None
-        self.weights_of = -1
+        self.emphasis = Emphasis(config, self.folder, self.training, self.template, self.counts)
         self.cuts: CutBank | None = None
-        self._prepare_folder()
+        prepare_folder(self.folder, config, dataset)
 
     def _select(self, split: str) -> Dataset:
         part = self.dataset.select(split=split, kind=self.config.kinds or None)
@@ -175,35 +171,6 @@ class _Run:
             )
         return functional
 
-    def _prepare_folder(self) -> None:
-        """Makes the folder of a new run, or checks that it holds this one."""
-        content = {
-            "format": "kineticnet_jax run",
-            "training": dataclasses.asdict(self.config),
-            "data": dataclasses.asdict(self.dataset.config),
-        }
-        content = json.loads(json.dumps(content))
-        place = self.folder / RUN
-        if place.is_file():
-            try:
-                known = json.loads(place.read_text(encoding="utf-8"))
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise InputError(f"{place}: damaged ({error}); give another folder") from None
-            different = _differences(known, content)
-            if different:
-                raise InputError(
-                    f"{self.folder}: holds a run with other settings ({', '.join(different)}); "
-                    "give another folder"
-                )
-            return
-        if self.folder.exists() and any(self.folder.iterdir()):
-            raise InputError(f"{self.folder}: exists and holds no run; give another folder")
-        try:
-            self.folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{self.folder}: cannot be made ({error.strerror})") from None
-        write_json(place, content)
-
     def batch(self, step: int) -> Batch:
         """The samples of a step, the same whenever it is asked for."""
         random = np.random.default_rng([self.config.seed, step])
@@ -211,14 +178,16 @@ class _Run:
         return groups + (() if self.cuts is None else self.cuts.draw(step))
 
     def _group(self, random: np.random.Generator, family: str, count: int) -> Group:
-        chosen = self.training.choose_geometries(random, family, count, self.weights)
+        chosen = self.training.choose_geometries(random, family, count, self.emphasis.weights)
         count_of_each = self.config.samples
         if self.config.source == "fresh":
             samples = random.integers(2**32, size=(count, count_of_each))
         else:
             samples = np.array(
                 [
-                    self.training.choose_samples(random, int(g), count_of_each, self.weights)
+                    self.training.choose_samples(
+                        random, int(g), count_of_each, self.emphasis.weights
+                    )
                     for g in chosen
                 ]
             )
@@ -278,13 +247,14 @@ class _Run:
         best = min(_scores(validation.rows).values(), default=float("inf"))
         recent: list[dict[str, jax.Array]] = []
         start = last = time.perf_counter()
-        while (done := int(state.step)) < config.steps:
-            self._emphasize(state)
+        for done in range(int(state.step) + 1, config.steps + 1):
+            self.emphasis.update(done - 1, state.averaged)
             if self.cuts is not None:
-                self.cuts.update(done, state.averaged)
-            state, values = step(state, self.batch(done))
+                self.cuts.update(done - 1, state.averaged)
+            # Read while the step before is computed.
+            batch = self.batch(done - 1)
+            state, values = step(jax.block_until_ready(state), batch)
             recent.append(values)
-            done += 1
             if done % config.log_every == 0 or done == config.steps:
                 self._check_finite(done - len(recent), recent, checkpoints)
                 now = time.perf_counter()
@@ -312,60 +282,6 @@ class _Run:
             if done % config.checkpoint_every == 0 or done == config.steps:
                 checkpoints.save(state)
         return state
-
-    def _emphasize(self, state: TrainState) -> None:
-        """Weights of the samples at a step, by their errors at the last step these were measured.
-
-        These errors are written before the next checkpoint, so that a run that goes on has them.
-        """
-        every = self.config.emphasis_every
-        last = int(state.step) // every * every
-        if not self.config.emphasis or last == self.weights_of:
-            return
-        if last == 0 and not self.config.start:
-            return
-        place = self.folder / f"errors-{last:06d}.npy"
-        if not place.is_file():
-            measured = np.concatenate(
-                [
-                    values
-                    for family in self.counts
-                    for values in self._training_errors(state, family).values()
-                ]
-            )
-            with complete_file(place) as temporary, temporary.open("wb") as file:
-                np.save(file, measured)
-        rest = np.load(place)
-        self.weights, self.weights_of = {}, last
-        for family in self.counts:
-            errors = {}
-            for geometry in self.training.families[family]:
-                count = len(self.training.numbers[geometry])
-                errors[geometry], rest = rest[:count], rest[count:]
-            self.weights |= emphasized(errors, self.config.emphasis)
-
-    def _training_errors(self, state: TrainState, family: str) -> dict[int, np.ndarray]:
-        """Absolute errors of T_s in hartree at all training samples of the geometries of a family.
-
-        They are read in groups of one size, so that only one program is compiled.
-        """
-        geometries, level = self.training.families[family], self.config.grid_levels.get(family)
-        most = max(len(self.training.numbers[geometry]) for geometry in geometries)
-
-        def errors(geometry: int) -> np.ndarray:
-            numbers = np.array(self.training.numbers[geometry])
-            with jax.enable_x64(True):
-                group = self.training.read([geometry], np.resize(numbers, (1, most)), None, level)
-                found = validation_errors(
-                    self.template, state.averaged, group, self.config.precision, potentials=False
-                )
-            return np.abs(np.asarray(found.energy)[0, : len(numbers)])
-
-        # The first one compiles; one program is slow on several cores, several at once are not.
-        first, *others = geometries
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            values = [errors(first), *threads.map(errors, others)]
-        return dict(zip(geometries, values, strict=True))
 
     def _check_finite(
         self, first: int, recent: list[dict[str, jax.Array]], checkpoints: Checkpoints
@@ -432,18 +348,6 @@ class _Run:
             )
         provenance = Provenance(self.config.name, tuple(details.items()))
         return replace(self.template, params=params, provenance=provenance)
-
-
-def _differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
-    """Names of the settings that differ, such as "data.basis"."""
-    names = []
-    for key in second:
-        a, b = first.get(key), second[key]
-        if isinstance(a, dict) and isinstance(b, dict):
-            names += [f"{key}.{name}" for name in _differences(a, b)]
-        elif a != b:
-            names.append(key)
-    return names
 
 
 def _scores(rows: list[dict[str, Any]]) -> dict[int, float]:

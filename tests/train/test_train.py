@@ -25,8 +25,10 @@ from kineticnet_jax.evaluate import sample_errors
 from kineticnet_jax.grid import molecular_grid
 from kineticnet_jax.train.checkpoint import Checkpoints
 from kineticnet_jax.train.config import NetworkChoice, TrainConfig, load_train_config
-from kineticnet_jax.train.groups import GroupReader, emphasized
-from kineticnet_jax.train.loop import BEST, CHECKPOINTS, RUN, train
+from kineticnet_jax.train.emphasis import emphasized
+from kineticnet_jax.train.folder import RUN
+from kineticnet_jax.train.groups import GroupReader
+from kineticnet_jax.train.loop import BEST, CHECKPOINTS, train
 from kineticnet_jax.train.loss import validation_errors
 from kineticnet_jax.train.metrics import BOTH, METRICS
 from kineticnet_jax.train.step import OptimizerSettings, initial_state, make_optimizer

@@ -8,7 +8,7 @@ conjugate gradients truncated at the trust radius, and a limited-memory quasi-Ne
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 Vector = Float[Array, "variables"]
-Objective = Callable[[Vector], Float[Array, ""]]
+Objective = Callable[[Vector], tuple[Float[Array, ""], Any]]
+"""A function, and whatever else is to be known where it is evaluated, such as its terms."""
+
 Method = Literal["newton", "lbfgs"]
 
 RUNNING, CONVERGED, STAGNATED, DIVERGED, NOT_A_NUMBER = range(5)
@@ -66,11 +68,12 @@ class State:
 
     Attributes:
         z: the variables.
-        value: the function at z.
+        value: the function at z; infinite before its first evaluation.
         gradient: its gradient.
+        rest: what else the function says there.
         radius: trust radius as a fraction of |z|.
         pairs: memory of the quasi-Newton method.
-        steps: accepted steps and rejected trials so far.
+        steps: accepted steps and rejected trials so far; -1 before the first evaluation.
         rejections: trials rejected in a row.
         met_nan: whether any trial so far was not a number.
         status: RUNNING, CONVERGED, STAGNATED, DIVERGED or NOT_A_NUMBER.
@@ -80,6 +83,7 @@ class State:
     z: Float[Array, "*batch variables"]
     value: Float[Array, "*batch"]
     gradient: Float[Array, "*batch variables"]
+    rest: Any
     radius: Float[Array, "*batch"]
     pairs: Pairs
     steps: Int[Array, "*batch"]
@@ -89,36 +93,43 @@ class State:
     history: History
 
 
-def start(objective: Objective, z: Vector, max_steps: int) -> State:
-    """The state before the first step.
+def start(z: Vector, rest: Any, max_steps: int) -> State:
+    """The state before the function is evaluated, which `advance` does first.
+
+    So the function is compiled once, not for its value at the start as well.
 
     Args:
-        objective: the function.
         z: where to start.
+        rest: a tree like that of what else the function says.
         max_steps: length of the history.
     """
-    value, gradient = jax.value_and_grad(objective)(z)
     empty = jnp.full(max_steps + 1, jnp.nan, dtype=z.dtype)
-    history = History(empty, empty)
-    pairs = Pairs(*(jnp.zeros((MEMORY, len(z)), dtype=z.dtype) for _ in range(2)))
-    bad = ~(jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient)))
+    infinity = jnp.full((), jnp.inf, dtype=z.dtype)
     zero = jnp.zeros((), dtype=jnp.int32)
-    status = jnp.where(bad, NOT_A_NUMBER, RUNNING).astype(jnp.int32)
-    radius = jnp.full((), FIRST_RADIUS, dtype=z.dtype)
-    state = State(z, value, gradient, radius, pairs, zero, zero, bad, status, history)
-    return _record(state)
+    return State(
+        z=z,
+        value=infinity,
+        gradient=jnp.full_like(z, jnp.inf),
+        rest=rest,
+        radius=jnp.full_like(infinity, FIRST_RADIUS),
+        pairs=Pairs(*(jnp.zeros((MEMORY, len(z)), dtype=z.dtype) for _ in range(2))),
+        steps=zero - 1,
+        rejections=zero,
+        met_nan=jnp.zeros((), dtype=bool),
+        status=zero + RUNNING,
+        history=History(empty, empty),
+    )
 
 
-def restart(objective: Objective, z: Vector, state: State) -> State:
-    """Starts again somewhere else; counts as a step, and the history goes on.
+def restart(z: Vector, state: State) -> State:
+    """Starts again somewhere else; its evaluation counts as a step, and the history goes on.
 
     Args:
-        objective: the function.
         z: where to start.
         state: in which the search was; one step must be left in its history.
     """
-    fresh = start(objective, z, len(state.history.energy) - 1)
-    return _record(replace(fresh, steps=state.steps + 1, history=state.history))
+    fresh = start(z, state.rest, len(state.history.energy) - 1)
+    return replace(fresh, steps=state.steps, history=state.history)
 
 
 def advance(
@@ -154,9 +165,13 @@ def advance(
     def body(state: State) -> State:
         propose = _newton_step if method == "newton" else _lbfgs_step
         step, predicted = propose(objective, state)
-        trial = retract(state.z + step)
-        value, gradient = jax.value_and_grad(objective)(trial)
-        return _judge(state, trial, value, gradient, step, predicted, tolerance, floor)
+        # Before the first evaluation there is nothing to propose a step by.
+        first = jnp.isposinf(state.value)
+        step = jnp.where(first, 0, step)
+        trial = jnp.where(first, state.z, retract(state.z + step))
+        (value, rest), gradient = jax.value_and_grad(objective, has_aux=True)(trial)
+        there = replace(state, z=trial, value=value, gradient=gradient, rest=rest)
+        return _judge(state, there, step, predicted, tolerance, floor)
 
     state = replace(state, status=_converged(state, tolerance))
     return jax.lax.while_loop(unfinished, body, state)
@@ -164,15 +179,15 @@ def advance(
 
 def _judge(
     state: State,
-    trial: Vector,
-    value: Float[Array, ""],
-    gradient: Vector,
+    there: State,
     step: Vector,
     predicted: Float[Array, ""],
     tolerance: Float[Array, ""] | float,
     floor: Float[Array, ""] | float,
 ) -> State:
     """Accepts or rejects a trial, and adapts the trust radius."""
+    value, gradient = there.value, there.gradient
+    first = jnp.isposinf(state.value)
     finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient))
     diverged = finite & (value < floor)
     decrease = state.value - value
@@ -181,33 +196,31 @@ def _judge(
     flatter = jnp.linalg.norm(gradient) < jnp.linalg.norm(state.gradient)
     in_noise = (predicted < noise) & (jnp.abs(decrease) < noise)
     ratio = jnp.where(in_noise, jnp.where(flatter, 1.0, -1.0), decrease / predicted)
-    accepted = finite & ~diverged & (ratio > 1e-4)
+    accepted = first | (finite & ~diverged & (ratio > 1e-4))
 
     length = jnp.linalg.norm(step) / jnp.linalg.norm(state.z)
     shrunk = jnp.where(accepted & (ratio > 0.25), state.radius, 0.25 * length)
     grown = jnp.minimum(2 * state.radius, MAX_RADIUS)
-    widen = accepted & (ratio > 0.75) & (length > 0.8 * state.radius)
-    moved = State(
-        z=trial,
-        value=value,
-        gradient=gradient,
-        radius=state.radius,
-        pairs=_remember(state.pairs, trial - state.z, gradient - state.gradient),
-        steps=state.steps,
+    radius = jnp.where(
+        first,
+        state.radius,
+        jnp.where(accepted & (ratio > 0.75) & (length > 0.8 * state.radius), grown, shrunk),
+    )
+    remembered = _remember(state.pairs, there.z - state.z, gradient - state.gradient)
+    moved = replace(
+        there,
+        pairs=jax.tree.map(partial(jnp.where, first), state.pairs, remembered),
         rejections=jnp.zeros_like(state.rejections),
-        met_nan=state.met_nan,
-        status=state.status,
-        history=state.history,
     )
     stayed = replace(state, rejections=state.rejections + 1)
     state = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), moved, stayed)
     state = replace(
         state,
-        radius=jnp.where(widen, grown, shrunk),
+        radius=radius,
         steps=state.steps + 1,
         met_nan=state.met_nan | ~finite,
     )
-    exhausted = state.rejections >= MAX_REJECTIONS
+    exhausted = (state.rejections >= MAX_REJECTIONS) | (first & ~finite)
     failure = jnp.where(state.met_nan, NOT_A_NUMBER, STAGNATED)
     status = jnp.where(exhausted, failure, _converged(state, tolerance))
     status = jnp.where(diverged, DIVERGED, status).astype(jnp.int32)
@@ -236,7 +249,7 @@ def _newton_step(objective: Objective, state: State) -> tuple[Vector, Float[Arra
         The step, and the decrease that the quadratic model predicts for it.
     """
     z, gradient = state.z, state.gradient
-    _, hessian = jax.linearize(jax.grad(objective), z)
+    _, hessian = jax.linearize(jax.grad(lambda z: objective(z)[0]), z)
     unit = z / jnp.linalg.norm(z)
     radius = state.radius * jnp.linalg.norm(z)
     norm = jnp.linalg.norm(gradient)

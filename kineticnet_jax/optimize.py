@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from kineticnet_jax import minimize
 from kineticnet_jax.density import KAPPA, SqrtDensity, fit_sqrt_density, initial_density
-from kineticnet_jax.energy import TotalEnergy, total_energy
+from kineticnet_jax.energy import COMPONENTS, TotalEnergy, total_energy
 from kineticnet_jax.errors import InputError, unknown_name
 from kineticnet_jax.functionals.base import Functional
 from kineticnet_jax.quadrature import integrate
@@ -127,7 +127,7 @@ def optimize_density(
         raise InputError(f"tolerance must be positive, but is {tolerance:g}")
     energy = total_energy(system, functional, xc, hartree)
     density = guess if isinstance(guess, SqrtDensity) else initial_density(system, guess, seed)
-    state = _start(energy, density, max_steps)
+    state = _start(system, density, max_steps)
     floor = _energy_floor(system)
     interval = max_steps if callback is None else PROGRESS_INTERVAL
     restarts = 0
@@ -147,11 +147,11 @@ def optimize_density(
         if int(state.status) == minimize.CONVERGED and restarts < MAX_RESTARTS:
             if node_share(system, density_of(system, state.z)) < NODE:
                 break
-            state = _restart(energy, state)
+            state = _restart(system, state)
             restarts += 1
         elif int(state.status) != minimize.RUNNING:
             break
-    return _solution(energy, state, tolerance, restarts)
+    return _solution(system, state, tolerance, restarts)
 
 
 @jax.jit
@@ -169,8 +169,12 @@ def scaled_basis(system: System) -> Float[Array, "functions variables"]:
     return basis.transform / jnp.sqrt(basis.kinetic_eigenvalues + KAPPA)
 
 
-def _objective(energy: TotalEnergy, z: Float[Array, "variables"]) -> Scalar:
-    return energy(density_of(energy.system, z))
+def _objective(
+    energy: TotalEnergy, z: Float[Array, "variables"]
+) -> tuple[Scalar, dict[str, Scalar]]:
+    """The energy, and its terms."""
+    components = energy.components(density_of(energy.system, z))
+    return sum(components.values(), start=jnp.zeros((), energy.system.dtype)), components
 
 
 def retract(system: System, z: Float[Array, "variables"]) -> Float[Array, "variables"]:
@@ -180,17 +184,16 @@ def retract(system: System, z: Float[Array, "variables"]) -> Float[Array, "varia
 
 
 @partial(jax.jit, static_argnames="max_steps")
-def _start(energy: TotalEnergy, density: SqrtDensity, max_steps: int) -> minimize.State:
-    z = variables(energy.system, density)
-    return minimize.start(partial(_objective, energy), z, max_steps)
+def _start(system: System, density: SqrtDensity, max_steps: int) -> minimize.State:
+    components = {name: jnp.full((), jnp.nan, system.dtype) for name in COMPONENTS}
+    return minimize.start(variables(system, density), components, max_steps)
 
 
 @jax.jit
-def _restart(energy: TotalEnergy, state: minimize.State) -> minimize.State:
+def _restart(system: System, state: minimize.State) -> minimize.State:
     """Goes on from the fit to |ψ|."""
-    density = fit_sqrt_density(energy.system, density_of(energy.system, state.z))
-    z = variables(energy.system, density)
-    return minimize.restart(partial(_objective, energy), z, state)
+    density = fit_sqrt_density(system, density_of(system, state.z))
+    return minimize.restart(variables(system, density), state)
 
 
 def variables(system: System, density: SqrtDensity) -> Float[Array, "variables"]:
@@ -227,20 +230,17 @@ def _energy_floor(system: System) -> float:
     return float(system.nuclear_repulsion) - system.n_electrons * charge**2
 
 
-def _solution(
-    energy: TotalEnergy, state: minimize.State, tolerance: float, restarts: int
-) -> Solution:
-    density = density_of(energy.system, state.z)
+def _solution(system: System, state: minimize.State, tolerance: float, restarts: int) -> Solution:
+    density = density_of(system, state.z)
     status, steps = int(state.status), int(state.steps)
     norm = float(jnp.linalg.norm(state.gradient))
-    components = energy.components(density)
     history = jax.tree.map(lambda values: np.asarray(values)[: steps + 1], state.history)
     solution = Solution(
         energy=float(state.value),
         density=density,
         converged=status == minimize.CONVERGED,
         reason=_reason(status, steps, norm, tolerance, restarts),
-        components={name: float(value) for name, value in components.items()},
+        components={name: float(state.rest[name]) for name in COMPONENTS},
         gradient_norm=norm,
         steps=steps,
         history=history,

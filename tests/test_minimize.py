@@ -18,7 +18,7 @@ METHODS = ["newton", "lbfgs"]
 
 
 def rayleigh_quotient(z):
-    return jnp.vdot(z, MATRIX @ z) / jnp.vdot(z, z)
+    return jnp.vdot(z, MATRIX @ z) / jnp.vdot(z, z), {"first": z[0]}
 
 
 def unit(z):
@@ -28,7 +28,7 @@ def unit(z):
 def run(objective, z, method, steps=200, tolerance=1e-8, floor=-1e9):
     @jax.jit
     def search(z):
-        state = minimize.start(objective, unit(z), steps)
+        state = minimize.start(unit(z), {"first": jnp.nan}, steps)
         return minimize.advance(objective, unit, state, method, tolerance, floor, steps)
 
     return search(z)
@@ -40,6 +40,7 @@ def test_lowest_eigenvalue_is_found(method):
     assert state.status == minimize.CONVERGED
     assert state.value == pytest.approx(EIGENVALUES[0], abs=1e-13)
     assert abs(state.z @ ROTATION[:, 0]) == pytest.approx(1.0, abs=1e-12)
+    assert state.rest["first"] == state.z[0]
 
 
 def test_newton_leaves_a_saddle_point():
@@ -62,7 +63,7 @@ def test_values_never_rise_and_steps_are_bounded(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_resuming_gives_the_same_path(method):
     objective = rayleigh_quotient
-    start = minimize.start(objective, unit(START), 200)
+    start = minimize.start(unit(START), {"first": jnp.nan}, 200)
     advance = jax.jit(
         partial(minimize.advance, objective, unit, method=method, tolerance=1e-8, floor=-1e9)
     )
@@ -77,7 +78,7 @@ def test_resuming_gives_the_same_path(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_unbounded_function_ends_as_diverged_with_the_state_before(method):
     def pit(z):
-        return -1 / (1e-9 + 1 - jnp.abs(unit(z)[0]))
+        return -1 / (1e-9 + 1 - jnp.abs(unit(z)[0])), {"first": z[0]}
 
     state = run(pit, START, method, floor=-1e4)
     assert state.status == minimize.DIVERGED
@@ -88,19 +89,21 @@ def test_unbounded_function_ends_as_diverged_with_the_state_before(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_not_a_number_keeps_the_last_good_state(method):
     def broken(z):
-        value = rayleigh_quotient(z)
-        return jnp.where(value < 0.5 * EIGENVALUES[0], jnp.nan, value)
+        value, rest = rayleigh_quotient(z)
+        return jnp.where(value < 0.5 * EIGENVALUES[0], jnp.nan, value), rest
 
     state = run(broken, START, method)
     assert state.status == minimize.NOT_A_NUMBER
     assert jnp.isfinite(state.value)
-    assert run(lambda z: jnp.nan * z[0], START, method).status == minimize.NOT_A_NUMBER
+    nowhere = run(lambda z: (jnp.nan * z[0], {"first": z[0]}), START, method)
+    assert nowhere.status == minimize.NOT_A_NUMBER
+    assert nowhere.steps == 0
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_kink_ends_as_stagnation(method):
     def kinked(z):
-        return jnp.sum(jnp.abs(unit(z)))
+        return jnp.sum(jnp.abs(unit(z))), {"first": z[0]}
 
     state = run(kinked, START, method, steps=1000)
     assert state.status == minimize.STAGNATED

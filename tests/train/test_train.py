@@ -68,10 +68,12 @@ def without_times(table):
     return [{k: v for k, v in row.items() if "second" not in k} for row in table]
 
 
-@pytest.mark.parametrize(("target", "inputs"), [("total", "density"), ("pauli", "gradient")])
-def test_errors_are_those_of_the_evaluation(data, target, inputs):
+@pytest.mark.parametrize(
+    ("target", "inputs", "interactions"), [("total", "density", 0), ("pauli", "gradient", 1)]
+)
+def test_errors_are_those_of_the_evaluation(data, target, inputs, interactions):
     dataset = kn.Dataset(data).select("validation")
-    functional = random_functional(target, inputs)
+    functional = random_functional(target, inputs, interactions=interactions)
     expected = sample_errors(functional, dataset)
     reader = GroupReader(dataset)
     for geometry, numbers in reader.numbers.items():

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from kineticnet_jax.basis import Basis, coulomb_potential, evaluate_with_gradient
 from kineticnet_jax.electrostatics import nuclear_attraction, nuclear_repulsion
-from kineticnet_jax.errors import unknown_name
+from kineticnet_jax.errors import InputError, unknown_name
 from kineticnet_jax.grid import Grid, molecular_grid
 from kineticnet_jax.molecule import Molecule
 from kineticnet_jax.types import PerPoint, Scalar
@@ -130,11 +130,15 @@ def prepare(
         The system.
 
     Raises:
-        InputError: for an unknown basis or grid level, or an element without functions.
+        InputError: for an unknown basis or grid level, an element without functions, or a field
+            that is not three finite numbers.
     """
     # PySCF takes a second to import, which evaluating a functional on given arrays does not need.
     from kineticnet_jax import reference
 
+    field = np.asarray(external_field, dtype=float)
+    if field.shape != (3,) or not np.all(np.isfinite(field)):
+        raise InputError(f"external_field must be three finite numbers, but is {external_field}")
     name = density_basis_name(molecule, basis, density_basis)
     dtype = _working_precision(dtype)
     # For its errors: references and guesses will need this basis.
@@ -169,7 +173,7 @@ def prepare(
             basis.lower(),
             grid_level,
         )
-        system = in_field(system, jnp.asarray(external_field, dtype=float))
+        system = in_field(system, jnp.asarray(field))
         if dtype == np.float64:
             return system
     return cast(system, dtype)

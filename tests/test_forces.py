@@ -76,3 +76,8 @@ def test_unknown_functional_is_named(molecule):
     system = kn.prepare(molecule("H2"), grid_level=0)
     with pytest.raises(kn.InputError, match="did you mean 'vw'"):
         kn.forces(system, "vww", kn.initial_density(system))
+
+
+def test_field_that_is_not_finite_is_named(molecule):
+    with pytest.raises(kn.InputError, match="external_field must be three finite numbers"):
+        kn.prepare(molecule("H2"), grid_level=0, external_field=(0.0, 0.0, float("nan")))

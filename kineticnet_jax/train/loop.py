@@ -1,6 +1,5 @@
 """The training run: steps, validation, checkpoints, metrics; goes on where it was stopped."""
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -43,8 +42,6 @@ from kineticnet_jax.train.step import (
     make_optimizer,
     make_step,
 )
-
-logger = logging.getLogger(__name__)
 
 CHECKPOINTS, BEST, LAST = "checkpoints", "best", "last"
 FAILED = "failed_batch.npz"

@@ -17,12 +17,12 @@ from kineticnet_jax.errors import InputError
 from kineticnet_jax.evaluate import sample_errors
 from kineticnet_jax.fit import (
     FitSettings,
-    NormalEquations,
     fit_moments,
     second_derivatives,
 )
 from kineticnet_jax.functionals.moments import MomentConfig, moment_features
 from kineticnet_jax.nn.convolution import Filters
+from kineticnet_jax.normal_equations import NormalEquations
 
 CONFIG = DataConfig(
     "hydrogen",

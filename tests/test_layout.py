@@ -19,7 +19,7 @@ ORDER = [
     {"density"},
     {"functionals", "nn"},
     {"energy"},
-    {"minimize"},
+    {"minimize", "normal_equations"},
     {"optimize"},
     {"response"},
     {"data"},

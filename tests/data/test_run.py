@@ -9,6 +9,7 @@ import sys
 import time
 
 import h5py
+import jax
 import pytest
 
 import kineticnet_jax as kn
@@ -38,7 +39,7 @@ geometries = 22
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with the configuration and a compilation cache shared by all runs."""
+    """A folder with the configuration."""
     path = tmp_path_factory.mktemp("runs")
     (path / "config.toml").write_text(CONFIG)
     return path
@@ -47,7 +48,7 @@ def folder(tmp_path_factory):
 def start(folder, name, workers=2, config="config.toml", **options):
     command = [sys.executable, "-m", "kineticnet_jax", "generate", config]
     command += ["--out", name, "--workers", str(workers)]
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
     # A user has not set it.
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
     return subprocess.Popen(

@@ -6,8 +6,12 @@ Run `python experiments/many_electron/run.py four-electron`; a run that was stop
 
 import argparse
 import logging
+import os
 import time
 from pathlib import Path
+
+# Before JAX is: it logs every program it keeps.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
 
@@ -43,6 +47,8 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     out = options.out or Path(options.rung)
     out.mkdir(exist_ok=True, parents=True)
+    # A run that goes on has the same programs.
+    jax.config.update("jax_compilation_cache_dir", str(out / "compiled"))
     seconds = {}
 
     start = time.perf_counter()

@@ -123,7 +123,7 @@ def learned_curvature(
     def along(step: Scalar) -> Scalar:
         y = x + step * direction
         y *= jnp.sqrt(jnp.vdot(x, x) / jnp.vdot(y, y))
-        values = (y @ site.functions).reshape(4, -1)
+        values = site.functions.expand(y)
         density = GridDensity(values[0] ** 2, 2 * (values[0] * values[1:]).T)
         return functional.remainder(site.molecule, site.grid, density)
 

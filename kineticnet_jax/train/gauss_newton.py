@@ -159,11 +159,11 @@ def _changes(
     """
     stiffness = site.kinetic_eigenvalues + KAPPA
     functions = len(stiffness)
-    chosen = jax.random.orthogonal(key, functions, dtype=stiffness.dtype)[:count]
-    scaled = chosen * jnp.sqrt(functions / count) / (2 * jnp.sqrt(stiffness))
+    chosen, _ = jnp.linalg.qr(jax.random.normal(key, (functions, count), stiffness.dtype))
+    scaled = chosen.T * jnp.sqrt(functions / count) / (2 * jnp.sqrt(stiffness))
     x = known.x / jnp.linalg.norm(known.x)
     scaled -= (scaled @ x)[:, None] * x
-    samples = (scaled @ site.functions).reshape(count, 4, -1)
+    samples = site.functions.expand(scaled)
     value, slopes = samples[:, 0], jnp.moveaxis(samples[:, 1:], 1, 2)
     n = 2 * known.psi * value
     grad_n = 2 * (value[..., None] * known.grad_psi + known.psi[:, None] * slopes)

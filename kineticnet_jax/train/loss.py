@@ -94,6 +94,35 @@ def loss_of(errors: Errors, weights: LossWeights) -> tuple[Scalar, dict[str, Sca
     return loss, terms
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["primitive", "transform"], meta_fields=[])
+@dataclass(frozen=True)
+class Functions:
+    """The orthonormal functions u_k of √n on the grid, in float64.
+
+    They are kept as combinations: to form all of them takes longer than everything that is done
+    with a few.
+
+    Attributes:
+        primitive: the functions χ_μ they are made of, values and derivatives flat.
+        transform: u_k = Σ_μ transform_μk χ_μ.
+    """
+
+    primitive: Float[Array, "functions samples"]
+    transform: Float[Array, "functions orthonormal"]
+
+    def expand(
+        self, coefficients: Float[Array, "*batch orthonormal"]
+    ) -> Float[Array, "*batch 4 points"]:
+        """Values and derivatives of Σ_k d_k u_k, in the precision of the coefficients d."""
+        sums = (coefficients.astype(float) @ self.transform.T) @ self.primitive
+        return sums.reshape(*coefficients.shape[:-1], 4, -1).astype(coefficients.dtype)
+
+    def along(self, slope: Float[Array, "4 points"]) -> Float[Array, "orthonormal"]:
+        """The transpose of `expand`: derivatives along all u_k, in the precision of the slope."""
+        products = self.primitive @ slope.reshape(-1).astype(float)
+        return (self.transform.T @ products).astype(slope.dtype)
+
+
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["functional", "molecule", "grid", "functions", "kinetic_eigenvalues"],
@@ -107,14 +136,14 @@ class Site:
         functional: bound to the geometry.
         molecule: charges and positions.
         grid: quadrature points and weights.
-        functions: the orthonormal functions u_k of √n on the grid, values and derivatives flat.
+        functions: orthonormal ones of √n on the grid.
         kinetic_eigenvalues: their kinetic energies in hartree.
     """
 
     functional: LearnedFunctional
     molecule: Molecule
     grid: Grid
-    functions: Float[Array, "functions samples"]
+    functions: Functions
     kinetic_eigenvalues: Float[Array, "functions"]
 
 
@@ -132,13 +161,15 @@ def prepare_geometry(
     targets = group.targets()
     grid = cast(space.grid, dtype)
     molecule = Molecule(space.charges, space.positions)
-    samples = evaluate_flat(space.density.functions, space.positions, space.grid.points)
-    functions = space.density.transform.T @ samples
+    functions = Functions(
+        evaluate_flat(space.density.functions, space.positions, space.grid.points),
+        space.density.transform,
+    )
     if functional.target == "pauli":
         targets = jax.vmap(partial(_pauli_part, space.grid, functions))(targets)
-    eigenvalues = space.density.kinetic_eigenvalues
+    eigenvalues = cast(space.density.kinetic_eigenvalues, dtype)
     bound = functional.bind_traced(molecule, grid, CHUNK)
-    return Site(bound, molecule, grid, *cast((functions, eigenvalues), dtype)), targets
+    return Site(bound, molecule, grid, functions, eigenvalues), targets
 
 
 def sample_errors(site: Site, params: Params, targets: Targets, potentials: bool = True) -> Errors:
@@ -174,28 +205,26 @@ def sample_errors(site: Site, params: Params, targets: Targets, potentials: bool
 def _potential_error(
     slope: GridDensity,
     known: Targets,
-    functions: Float[Array, "functions samples"],
+    functions: Functions,
     kinetic_eigenvalues: Float[Array, "functions"],
 ) -> Scalar:
     """The residual of the derivative along 2ψ u_k as an energy, without the direction of ψ."""
     psi, grad_psi, x = known.psi, known.grad_psi, known.x
     value = 2 * (slope.n * psi + jnp.sum(slope.grad_n * grad_psi, axis=1))
     vector = 2 * psi * slope.grad_n.T
-    action = functions @ jnp.concatenate([value, vector.reshape(-1)])
+    action = functions.along(jnp.concatenate([value[None], vector]))
     action -= x * jnp.vdot(x, action) / jnp.vdot(x, x)
     labelled = jnp.all(jnp.isfinite(known.gradient))
     residual = jnp.where(labelled, action - jnp.where(labelled, known.gradient, 0), 0)
     return residual_energy(residual, kinetic_eigenvalues)
 
 
-def _pauli_part(
-    grid: Grid, functions: Float[Array, "functions samples"], targets: Targets
-) -> Targets:
+def _pauli_part(grid: Grid, functions: Functions, targets: Targets) -> Targets:
     """The labels of T_s - T_vW. In ∫(τ - τ_vW) dr the quadrature errors of the cores cancel."""
     tau = targets.tau - von_weizsaecker(targets.density.n, targets.density.grad_n)
     slopes = jnp.concatenate([jnp.zeros((1, len(tau))), targets.grad_psi.T]) * grid.weights
     # dT_vW/dψ = -∇²ψ, in weak form ∫∇ψ·∇u_k dr.
-    along = functions @ slopes.reshape(-1)
+    along = functions.along(slopes)
     along -= targets.x * jnp.vdot(targets.x, along) / jnp.vdot(targets.x, targets.x)
     return replace(
         targets, tau=tau, energy=integrate(grid.weights, tau), gradient=targets.gradient - along

@@ -51,7 +51,7 @@ def test_learned_curvature_is_that_of_finite_differences(reader):
         def energy(step):
             y = x + step * direction
             y *= jnp.sqrt(2 / jnp.vdot(y, y))
-            values = (y @ site.functions).reshape(4, -1)
+            values = site.functions.expand(y)
             density = kn.GridDensity(values[0] ** 2, 2 * (values[0] * values[1:]).T)
             return site.functional.remainder(site.molecule, site.grid, density)
 

@@ -23,7 +23,12 @@ from kineticnet_jax.data.store import GeometryRecord
 from kineticnet_jax.density import OrbitalDensity, SqrtDensity, fit_sqrt_density
 from kineticnet_jax.energy import total_energy
 from kineticnet_jax.errors import InputError
-from kineticnet_jax.functionals.base import Functional, LocalFunctional, bind_functional
+from kineticnet_jax.functionals.base import (
+    Functional,
+    LocalFunctional,
+    SplitFunctional,
+    bind_functional,
+)
 from kineticnet_jax.grid import Grid, GridDensity, molecular_grid
 from kineticnet_jax.molecule import Molecule
 from kineticnet_jax.optimize import optimize_density
@@ -202,13 +207,22 @@ def _energy_and_gradient(
     density: GridDensity,
     x: Float[Array, "functions"],
 ) -> tuple[Scalar, Float[Array, "functions"]]:
-    """T_s and its derivative along 2ψ u_k with the direction of ψ = Σ x_k u_k taken out."""
+    """T_s and its derivative along 2ψ u_k with the direction of ψ = Σ x_k u_k taken out.
+
+    As in density optimization, a von Weizsäcker part is derived without quadrature.
+    """
     molecule = Molecule(space.charges, space.positions)
-    energy, slope = jax.value_and_grad(partial(functional, molecule, space.grid))(density)
+    quadrature: Callable[..., Scalar] = functional
+    fraction = 0.0
+    if isinstance(functional, SplitFunctional):
+        quadrature, fraction = functional.remainder, functional.vw_fraction
+    energy = functional(molecule, space.grid, density)
+    slope = jax.grad(partial(quadrature, molecule, space.grid))(density)
     psi, grad_psi = amplitude(space, occupied, density)
     value = 2 * (slope.n * psi + jnp.sum(slope.grad_n * grad_psi, axis=1))
     sources = jnp.concatenate([value[None], 2 * psi * slope.grad_n.T])
     action = project_on_functions(space, sources[None])[0]
+    action += fraction * 2 * space.density.kinetic_eigenvalues * x
     return energy, action - x * jnp.vdot(x, action) / space.n_electrons
 
 

@@ -17,7 +17,6 @@ from kineticnet_jax.data.spaces import (
     OneElectronSpace,
     amplitude,
     density_functions,
-    project_on_functions,
 )
 from kineticnet_jax.density import KAPPA
 from kineticnet_jax.errors import InputError
@@ -350,7 +349,7 @@ def _potential_rows(
     """
     density, occupied, x, gradient = sample
     molecule = Molecule(space.charges, space.positions)
-    psi, grad_psi = amplitude(space, occupied, density)
+    psi, _ = amplitude(space, occupied, density)
     scaled = directions / (2 * jnp.sqrt(space.density.kinetic_eigenvalues + KAPPA))[:, None]
     scaled -= jnp.outer(x, x @ scaled) / space.n_electrons
 
@@ -363,7 +362,5 @@ def _potential_rows(
 
     rows = jax.lax.map(derivative, (functions @ scaled).T, batch_size=DIRECTIONS_AT_A_TIME)
     if config.target == "pauli":
-        # dT_vW/dψ = -∇²ψ, in weak form ∫ ∇ψ·∇u_k dr.
-        slopes = jnp.concatenate([jnp.zeros((1, len(psi))), grad_psi.T])
-        gradient -= project_on_functions(space, (space.grid.weights * slopes)[None])[0]
+        gradient -= 2 * space.density.kinetic_eigenvalues * x
     return rows, scaled.T @ gradient

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from kineticnet_jax.data.spaces import residual_energy
+from kineticnet_jax.data.spaces import OneElectronSpace, residual_energy
 from kineticnet_jax.functionals.kinetic import von_weizsaecker
 from kineticnet_jax.functionals.learned import LearnedFunctional
 from kineticnet_jax.grid import Grid, GridDensity

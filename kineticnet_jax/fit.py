@@ -49,7 +49,13 @@ class FitSettings:
             is fitted; None for all of them.
         energy_weight: of the squared error of an energy in hartree².
         potential_weight: of the error of a potential, as an energy in hartree.
+        kernel_weight: of the second derivative of the energy along random changes of the density,
+            which is pulled towards zero where nothing else determines it.
+        kernel_directions: number of these changes for each sample.
         regularizations: ridge parameters of which validation chooses one.
+        slack: by how much the mean squared error of the validation geometries may be larger than
+            the least one, relative to it; of the ridge parameters that keep to it the largest is
+            chosen. More makes a functional that is smoother away from the data.
         seed: of the random directions.
     """
 
@@ -57,7 +63,10 @@ class FitSettings:
     directions: int | None = None
     energy_weight: float = 1.0
     potential_weight: float = 1.0
+    kernel_weight: float = 0.0
+    kernel_directions: int = 2
     regularizations: tuple[float, ...] = REGULARIZATIONS
+    slack: float = 0.0
     seed: int = 0
 
 
@@ -150,8 +159,9 @@ def fit_moments(
 ) -> Fit:
     """Fits the reference functional to the training split of a data set.
 
-    The regularisation is the one with the least error on the validation split; the test split is
-    not read. Every sample is read once; memory does not depend on their number.
+    The regularisation is the one with the least error on the validation split, or a larger one if
+    the settings allow for it; the test split is not read. Every sample is read once; memory does
+    not depend on their number.
 
     Args:
         dataset: with training and validation geometries.
@@ -194,7 +204,8 @@ def fit_moments(
                     callback(done)
     solutions = accumulator.train.solve(settings.regularizations, free=len(config.elements))
     errors = np.array([accumulator.validation.mean_square(c) for c in solutions])
-    best = int(np.argmin(errors))
+    allowed = np.flatnonzero(errors <= (1 + settings.slack) * np.min(errors))
+    best = max(allowed, key=lambda i: settings.regularizations[i])
     seconds = time.perf_counter() - start
     details = dataset.conditions(dataset.families) | {
         "training samples": str(len(parts[0])),
@@ -269,11 +280,15 @@ class _Accumulator:
                 jnp.asarray(record.sqrt_coefficients[number]),
                 jnp.asarray(gradient),
             )
-            directions = self._directions(len(gradient))
+            directions = self._directions(len(gradient), settings.directions)
             derivatives, targets = _potential_rows(
                 self.config, space, sample, functions, directions
             )
             equations.add(np.asarray(derivatives), np.asarray(targets), settings.potential_weight)
+            if settings.kernel_weight > 0 and equations is self.train:
+                directions = self._directions(len(gradient), settings.kernel_directions)
+                kernel = np.asarray(_kernel_rows(self.config, space, sample, functions, directions))
+                equations.add(kernel, np.zeros(len(kernel)), settings.kernel_weight)
 
     def _read(self, geometry: int, numbers: list[int]) -> list[tuple[GridDensity, PerPoint]]:
         """Densities and kinetic energy densities of samples of a geometry."""
@@ -294,8 +309,9 @@ class _Accumulator:
             energies = np.asarray(pauli)[: len(numbers)]
         return np.column_stack([np.asarray(features)[: len(numbers)], energies])
 
-    def _directions(self, functions: int) -> Float[Array, "functions directions"]:
-        count = self.settings.directions
+    def _directions(
+        self, functions: int, count: int | None
+    ) -> Float[Array, "functions directions"]:
         if count is None:
             return jnp.eye(functions)
         return jnp.asarray(self._random.normal(size=(functions, count)) / np.sqrt(count))
@@ -347,20 +363,63 @@ def _potential_rows(
     orthonormal directions, the squares of the residuals are the residual as an energy
     (`residual_energy`).
     """
-    density, occupied, x, gradient = sample
+    density, _, x, gradient = sample
     molecule = Molecule(space.charges, space.positions)
-    psi, _ = amplitude(space, occupied, density)
-    scaled = directions / (2 * jnp.sqrt(space.density.kinetic_eigenvalues + KAPPA))[:, None]
-    scaled -= jnp.outer(x, x @ scaled) / space.n_electrons
+    scaled = _scaled(space, x, directions)
+    changes = _changes(space, sample, functions, scaled)
 
     def derivative(change: PerPoint) -> Float[Array, "features"]:
         def features(n: PerPoint) -> Float[Array, "features"]:
             sampled = GridDensity(n, density.grad_n)
             return moment_features(config, molecule, space.grid, sampled)
 
-        return jax.jvp(features, (density.n,), (2 * psi * change,))[1]
+        return jax.jvp(features, (density.n,), (change,))[1]
 
-    rows = jax.lax.map(derivative, (functions @ scaled).T, batch_size=DIRECTIONS_AT_A_TIME)
+    rows = jax.lax.map(derivative, changes, batch_size=DIRECTIONS_AT_A_TIME)
     if config.target == "pauli":
         gradient -= 2 * space.density.kinetic_eigenvalues * x
     return rows, scaled.T @ gradient
+
+
+@partial(jax.jit, static_argnums=0)
+def _kernel_rows(
+    config: MomentConfig,
+    space: OneElectronSpace,
+    sample: _Sample,
+    functions: Float[Array, "points density_functions"],
+    directions: Float[Array, "density_functions directions"],
+) -> Float[Array, "directions features"]:
+    """Second derivatives of the features along the changes of `_potential_rows`."""
+    density, _, x, _ = sample
+    molecule = Molecule(space.charges, space.positions)
+    changes = _changes(space, sample, functions, _scaled(space, x, directions))
+
+    def second(change: PerPoint) -> Float[Array, "features"]:
+        def path(step: Scalar) -> GridDensity:
+            return GridDensity(density.n + step * change, density.grad_n)
+
+        return second_derivatives(config, molecule, space.grid, path)
+
+    return jax.lax.map(second, changes)
+
+
+def _scaled(
+    space: OneElectronSpace,
+    x: Float[Array, "density_functions"],
+    directions: Float[Array, "density_functions directions"],
+) -> Float[Array, "density_functions directions"]:
+    """Changes of ψ at constant N in random directions, small where kinetic energies are large."""
+    scaled = directions / (2 * jnp.sqrt(space.density.kinetic_eigenvalues + KAPPA))[:, None]
+    return scaled - jnp.outer(x, x @ scaled) / space.n_electrons
+
+
+def _changes(
+    space: OneElectronSpace,
+    sample: _Sample,
+    functions: Float[Array, "points density_functions"],
+    scaled: Float[Array, "density_functions directions"],
+) -> Float[Array, "directions points"]:
+    """Changes 2ψ δψ of the density on the grid."""
+    density, occupied, _, _ = sample
+    psi, _ = amplitude(space, occupied, density)
+    return 2 * psi * (functions @ scaled).T

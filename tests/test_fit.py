@@ -93,6 +93,26 @@ def test_second_derivatives_are_rows_as_well(dataset, fitted):
         fitted.with_rows(row[None] + 1, target)
 
 
+def test_second_derivatives_are_pulled_to_zero(dataset, fitted):
+    """And a larger ridge is taken if the settings allow for it."""
+    calm = fit_moments(dataset, MOMENTS, FitSettings(kernel_weight=100.0, slack=1e3))
+    assert calm.regularization > fitted.regularization
+    geometry, numbers = next(dataset.select("test").by_geometry())
+    space = dataset.space(geometry)
+    density, _ = dataset.density(geometry, numbers[0])
+    molecule = kn.Molecule(np.asarray(space.charges), np.asarray(space.positions))
+    rows = []
+    for k in range(1, 4):
+        wave = density.n * jnp.sin(k * space.grid.points[:, 2])
+
+        def path(step, wave=wave):
+            return kn.GridDensity(density.n + step * wave, density.grad_n)
+
+        rows.append(np.asarray(second_derivatives(MOMENTS, molecule, space.grid, path)))
+    before, after = (np.array(rows) @ fit.functional.coefficients for fit in (fitted, calm))
+    assert np.sum(after**2) < 0.1 * np.sum(before**2)
+
+
 def test_low_curvatures_are_raised(fitted, prepared):
     system = prepared("H2", level=1)
     density = kn.optimize_density(system, "vw").density

@@ -40,7 +40,10 @@ def main() -> None:
     parser.add_argument("molecule", choices=("lih", "h2o"))
     parser.add_argument("--out", type=Path, help="folder of the run, by default the molecule")
     parser.add_argument("--directions", type=int, default=64, help="of the potential of a sample")
-    parser.add_argument("--cuts", type=int, default=6, help="training geometries of the cuts")
+    parser.add_argument("--kernel", type=float, default=1e-6, help="weight of second derivatives")
+    parser.add_argument("--slack", type=float, default=0.3, help="of the squared error")
+    parser.add_argument("--rounds", type=int, default=16, help="of cuts at most")
+    parser.add_argument("--cuts", type=int, default=8, help="training geometries of the cuts")
     options = parser.parse_args()
     out = options.out or Path(options.molecule)
     logging.basicConfig(level=logging.ERROR, force=True)
@@ -52,34 +55,53 @@ def main() -> None:
         generate(config, data)
     dataset = kn.Dataset(data)
 
+    functional, without = out / "functional", out / "without-cuts"
+    if not functional.exists():
+        fitted(dataset, options, without, functional)
+    cut, fit = (kn.load_functional(str(folder)) for folder in (functional, without))
+
+    test = dataset.select("test")
+    lowest = {
+        name: curvatures(one, test) for name, one in (("closed form", cut), ("without cuts", fit))
+    }
+    named = {"closed form": cut, "without cuts": fit}
+    named |= {name: kn.load_functional(name) for name in BASELINES}
+    fixed = {name: sample_errors(one, test) for name, one in named.items()}
+    grids = {"closed form": grid_errors(cut, test)}
+    write_report(out, config.name, fixed, {}, grids, lowest)
+    optimized = optimization_errors({"closed form": cut}, test, GUESSES, callback=_show)
+    rest = {name: one for name, one in named.items() if name != "closed form"}
+    optimized |= optimization_errors(rest, test, GUESSES[:2])
+    write_report(out, config.name, fixed, optimized, grids, lowest)
+    print(f"report in {out / 'report.md'}")
+
+
+def fitted(
+    dataset: kn.Dataset, options: argparse.Namespace, without: Path, functional: Path
+) -> None:
+    """Fits, cuts, and saves the functional without cuts and the one with them."""
     start = time.perf_counter()
-    fit = fit_moments(dataset, settings=FitSettings(directions=options.directions))
+    settings = FitSettings(
+        directions=options.directions, kernel_weight=options.kernel, slack=options.slack
+    )
+    fit = fit_moments(dataset, settings=settings)
     print(f"fitted to {fit.samples} samples in {time.perf_counter() - start:.0f} s", flush=True)
+    save_functional(fit.functional, without)
     start = time.perf_counter()
     references = [
         kohn_sham_density(dataset, geometry)
         for geometry in dataset.select("train").geometries[: options.cuts]
     ]
-    cut, rounds = curvature_cuts(fit, references, config.xc, CutSettings())
+    cuts = CutSettings(rounds=options.rounds)
+    cut, rounds = curvature_cuts(fit, references, dataset.config.xc, cuts)
     for values in rounds:
         print("lowest curvatures:", " ".join(f"{value:.2f}" for value in values), flush=True)
     print(f"{len(rounds) - 1} rounds of cuts in {time.perf_counter() - start:.0f} s", flush=True)
-    save_functional(cut.functional, out / "functional")
+    save_functional(cut.functional, functional)
 
-    test = dataset.select("test")
-    lowest = {
-        name: curvatures(one.functional, test)
-        for name, one in (("closed form", cut), ("without cuts", fit))
-    }
-    named = {"closed form": cut.functional, "without cuts": fit.functional}
-    named |= {name: kn.load_functional(name) for name in BASELINES}
-    fixed = {name: sample_errors(one, test) for name, one in named.items()}
-    grids = {"closed form": grid_errors(cut.functional, test)}
-    optimized = optimization_errors({"closed form": cut.functional}, test, GUESSES)
-    rest = {name: one for name, one in named.items() if name != "closed form"}
-    optimized |= optimization_errors(rest, test, GUESSES[:2])
-    write_report(out, config.name, fixed, optimized, grids, lowest)
-    print(f"report in {out / 'report.md'}")
+
+def _show(done: int) -> None:
+    print(f"densities of {done} geometries optimized", flush=True)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from kineticnet_jax.functionals.base import (
     SplitFunctional,
     bind_functional,
 )
+from kineticnet_jax.functionals.kinetic import von_weizsaecker
 from kineticnet_jax.grid import Grid, GridDensity, molecular_grid
 from kineticnet_jax.molecule import Molecule
 from kineticnet_jax.optimize import optimize_density
@@ -216,8 +217,9 @@ def _energy_and_gradient(
     fraction = 0.0
     if isinstance(functional, SplitFunctional):
         quadrature, fraction = functional.remainder, functional.vw_fraction
-    energy = functional(molecule, space.grid, density)
-    slope = jax.grad(partial(quadrature, molecule, space.grid))(density)
+    energy, slope = jax.value_and_grad(partial(quadrature, molecule, space.grid))(density)
+    tau = von_weizsaecker(density.n, density.grad_n)
+    energy += fraction * integrate(space.grid.weights, tau)
     psi, grad_psi = amplitude(space, occupied, density)
     value = 2 * (slope.n * psi + jnp.sum(slope.grad_n * grad_psi, axis=1))
     sources = jnp.concatenate([value[None], 2 * psi * slope.grad_n.T])

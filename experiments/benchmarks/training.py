@@ -78,8 +78,7 @@ def measure(config: TrainConfig, dataset: kn.Dataset) -> dict[str, float]:
     def forward(group: Group) -> Any:
         def geometry(_: None, part: Group) -> tuple[None, Any]:
             site, targets = prepare_geometry(template, part, config.precision)
-            judge = partial(sample_errors, site, params, potentials=False)
-            return None, jax.lax.map(judge, targets, batch_size=config.at_a_time)
+            return None, sample_errors(site, params, targets, False, config.at_a_time)
 
         return over_geometries(geometry, None, group)[1]
 

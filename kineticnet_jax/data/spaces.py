@@ -126,14 +126,36 @@ def amplitude(
     """
     if space.occupied > 1:
         return sqrt_amplitude(density)
-    orbital = occupied[:, 0]
-
-    def block(points: Points) -> Float[Array, "4 points"]:
-        functions = evaluate_flat(space.orbitals.functions, space.positions, points)
-        return math.sqrt(2) * (orbital @ functions).reshape(4, -1)
-
-    values = jnp.moveaxis(jax.lax.map(block, in_blocks(space.grid.points)), 1, 0).reshape(4, -1)
+    values = math.sqrt(2) * _combine(space, space.orbitals.functions, occupied.T)[0]
     return values[0], values[1:].T
+
+
+def expand_in_functions(
+    space: OneElectronSpace, coefficients: Float[Array, "*batch functions"]
+) -> Float[Array, "*batch 4 points"]:
+    """Values and derivatives of Σ_k d_k u_k on the grid, the transpose of `project_on_functions`.
+
+    Args:
+        space: molecule and basis of √n.
+        coefficients: d of the orthonormal functions u_k.
+
+    Returns:
+        The value and the derivatives along x, y and z.
+    """
+    rows = coefficients.reshape(-1, coefficients.shape[-1]) @ space.density.transform.T
+    return _combine(space, space.density.functions, rows).reshape(*coefficients.shape[:-1], 4, -1)
+
+
+def _combine(
+    space: OneElectronSpace, functions: Basis, rows: Float[Array, "rows functions"]
+) -> Float[Array, "rows 4 points"]:
+    """Values and derivatives of Σ_μ a_μ χ_μ on the grid for each row of coefficients a."""
+
+    def block(points: Points) -> Float[Array, "rows 4 points"]:
+        return (rows @ evaluate_flat(functions, space.positions, points)).reshape(len(rows), 4, -1)
+
+    values = jax.lax.map(block, in_blocks(space.grid.points))
+    return jnp.moveaxis(values, 0, 2).reshape(len(rows), 4, -1)
 
 
 def project_on_functions(

@@ -18,6 +18,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from kineticnet_jax.curvature import lowest_curvatures
+from kineticnet_jax.data.spaces import expand_in_functions
 from kineticnet_jax.density import SqrtDensity
 from kineticnet_jax.energy import total_energy
 from kineticnet_jax.errors import InputError
@@ -119,11 +120,12 @@ def learned_curvature(
         direction: of its change.
     """
     functional = replace(site.functional, params=params)
+    both = expand_in_functions(site.space, jnp.stack([x, direction]).astype(float))
+    psi, change = both.astype(x.dtype)
 
     def along(step: Scalar) -> Scalar:
         y = x + step * direction
-        y *= jnp.sqrt(jnp.vdot(x, x) / jnp.vdot(y, y))
-        values = site.functions.expand(y)
+        values = jnp.sqrt(jnp.vdot(x, x) / jnp.vdot(y, y)) * (psi + step * change)
         density = GridDensity(values[0] ** 2, 2 * (values[0] * values[1:]).T)
         return functional.remainder(site.molecule, site.grid, density)
 

@@ -19,6 +19,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from kineticnet_jax.data.spaces import expand_in_functions
 from kineticnet_jax.density import KAPPA
 from kineticnet_jax.errors import InputError
 from kineticnet_jax.functionals.kinetic import thomas_fermi
@@ -93,22 +94,44 @@ def residuals(
     key: Array,
     directions: int,
     weights: LossWeights,
+    at_a_time: int = 1,
 ) -> Residuals:
-    """Residuals at one density, not weighted; those of weight zero are zero.
+    """Residuals at densities of one geometry, not weighted; those of weight zero are zero.
 
     Args:
-        site: of its geometry.
+        site: the geometry.
         params: of the network.
-        targets: the density and its labels.
+        targets: the densities and their labels, with a leading axis.
         key: for the directions.
         directions: of the potential.
         weights: of the losses.
+        at_a_time: samples that are processed together.
     """
+    directions = min(directions, len(site.kinetic_eigenvalues))
+    potential_key, tau_key = jax.random.split(key)
+    scaled = _directions(site, targets, potential_key, directions)
+    changes = expand_in_functions(site.space, scaled).astype(site.grid.weights.dtype)
+    tau_keys = jax.random.split(tau_key, len(targets.real))
+
+    def sample(of: tuple[Targets, Array, Array, Array]) -> Residuals:
+        return _sample_residuals(site, params, weights, *of)
+
+    return jax.lax.map(sample, (targets, scaled, changes, tau_keys), batch_size=at_a_time)
+
+
+def _sample_residuals(
+    site: Site,
+    params: Params,
+    weights: LossWeights,
+    targets: Targets,
+    scaled: Float[Array, "directions functions"],
+    changes: Float[Array, "directions 4 points"],
+    tau_key: Array,
+) -> Residuals:
+    """Those at one density, of the potential along changes of ψ with these coefficients."""
     dtype = site.grid.weights.dtype
     known: Targets = cast(targets, dtype)
     flat, unravel = ravel_pytree(params)
-    directions = min(directions, len(site.kinetic_eigenvalues))
-    potential_key, tau_key = jax.random.split(key)
 
     def both(flat: Float[Array, "parameters"], density: GridDensity) -> tuple[Scalar, Any]:
         functional = replace(site.functional, params=unravel(flat))
@@ -117,17 +140,16 @@ def residuals(
     def slope(density: GridDensity) -> tuple[Array, Array]:
         return jax.value_and_grad(lambda flat: both(flat, density)[0])(flat)
 
-    changes, scaled = _changes(site, known, potential_key, directions)
     if weights.potential > 0:
         (energy, row), derivative = jax.linearize(slope, known.density)
-        values, rows = jax.lax.map(derivative, changes)
+        values, rows = jax.lax.map(derivative, _density_changes(known, changes))
         labelled = jnp.all(jnp.isfinite(known.gradient)) & targets.real
-        values -= scaled @ jnp.where(labelled, known.gradient, 0)
+        values -= scaled.astype(dtype) @ jnp.where(labelled, known.gradient, 0)
         unit = jnp.where(labelled, MILLIHARTREE**-0.5, 0)
         potential, potential_rows = unit * values, unit * rows
     else:
         energy, row = slope(known.density)
-        potential, potential_rows = jnp.zeros(directions, dtype), jnp.zeros((0, len(flat)), dtype)
+        potential, potential_rows = jnp.zeros(len(scaled), dtype), jnp.zeros((0, len(flat)), dtype)
     tau, tau_rows = jnp.zeros((), dtype), jnp.zeros((0, len(flat)), dtype)
     if weights.tau > 0:
         projection = _projection(site, known, tau_key)
@@ -150,24 +172,28 @@ def residuals(
     )
 
 
-def _changes(
-    site: Site, known: Targets, key: Array, count: int
-) -> tuple[GridDensity, Float[Array, "count functions"]]:
-    """Changes of the density at constant N, and as coefficients of √n.
+def _directions(
+    site: Site, targets: Targets, key: Array, count: int
+) -> Float[Array, "samples count functions"]:
+    """Changes of ψ at constant N for every sample, as coefficients of orthonormal functions.
 
     δψ = Σ_k d_k u_k with d_k divided by 2 (t_k + κ)^½, in random orthogonal directions.
     """
-    stiffness = site.kinetic_eigenvalues + KAPPA
-    functions = len(stiffness)
-    chosen, _ = jnp.linalg.qr(jax.random.normal(key, (functions, count), stiffness.dtype))
-    scaled = chosen.T * jnp.sqrt(functions / count) / (2 * jnp.sqrt(stiffness))
-    x = known.x / jnp.linalg.norm(known.x)
-    scaled -= (scaled @ x)[:, None] * x
-    samples = site.functions.expand(scaled)
-    value, slopes = samples[:, 0], jnp.moveaxis(samples[:, 1:], 1, 2)
+    eigenvalues = site.space.density.kinetic_eigenvalues
+    functions, samples = len(eigenvalues), len(targets.real)
+    chosen, _ = jnp.linalg.qr(jax.random.normal(key, (samples, functions, count), float))
+    scaled = jnp.swapaxes(chosen, 1, 2) * jnp.sqrt(functions / count)
+    scaled /= 2 * jnp.sqrt(eigenvalues + KAPPA)
+    x = targets.x / jnp.linalg.norm(targets.x, axis=1, keepdims=True)
+    return scaled - jnp.einsum("sdk,sk,sl->sdl", scaled, x, x)
+
+
+def _density_changes(known: Targets, changes: Float[Array, "directions 4 points"]) -> GridDensity:
+    """δn = 2ψ δψ and its gradient."""
+    value, slopes = changes[:, 0], jnp.moveaxis(changes[:, 1:], 1, 2)
     n = 2 * known.psi * value
     grad_n = 2 * (value[..., None] * known.grad_psi + known.psi[:, None] * slopes)
-    return GridDensity(n, grad_n), scaled
+    return GridDensity(n, grad_n)
 
 
 def _projection(site: Site, known: Targets, key: Array) -> PerPoint:

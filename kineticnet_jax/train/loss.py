@@ -9,14 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from kineticnet_jax.data.spaces import OneElectronSpace, residual_energy
+from kineticnet_jax.data.spaces import OneElectronSpace, project_on_functions, residual_energy
 from kineticnet_jax.functionals.kinetic import von_weizsaecker
 from kineticnet_jax.functionals.learned import LearnedFunctional
 from kineticnet_jax.grid import Grid, GridDensity
 from kineticnet_jax.molecule import Molecule
 from kineticnet_jax.nn.network import Params
 from kineticnet_jax.quadrature import integrate
-from kineticnet_jax.system import evaluate_flat
 from kineticnet_jax.train.groups import Group, Targets, over_geometries
 from kineticnet_jax.types import Scalar
 
@@ -94,38 +93,9 @@ def loss_of(errors: Errors, weights: LossWeights) -> tuple[Scalar, dict[str, Sca
     return loss, terms
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["primitive", "transform"], meta_fields=[])
-@dataclass(frozen=True)
-class Functions:
-    """The orthonormal functions u_k of √n on the grid, in float64.
-
-    They are kept as combinations: to form all of them takes longer than everything that is done
-    with a few.
-
-    Attributes:
-        primitive: the functions χ_μ they are made of, values and derivatives flat.
-        transform: u_k = Σ_μ transform_μk χ_μ.
-    """
-
-    primitive: Float[Array, "functions samples"]
-    transform: Float[Array, "functions orthonormal"]
-
-    def expand(
-        self, coefficients: Float[Array, "*batch orthonormal"]
-    ) -> Float[Array, "*batch 4 points"]:
-        """Values and derivatives of Σ_k d_k u_k, in the precision of the coefficients d."""
-        sums = (coefficients.astype(float) @ self.transform.T) @ self.primitive
-        return sums.reshape(*coefficients.shape[:-1], 4, -1).astype(coefficients.dtype)
-
-    def along(self, slope: Float[Array, "4 points"]) -> Float[Array, "orthonormal"]:
-        """The transpose of `expand`: derivatives along all u_k, in the precision of the slope."""
-        products = self.primitive @ slope.reshape(-1).astype(float)
-        return (self.transform.T @ products).astype(slope.dtype)
-
-
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["functional", "molecule", "grid", "functions", "kinetic_eigenvalues"],
+    data_fields=["functional", "molecule", "grid", "space", "kinetic_eigenvalues"],
     meta_fields=[],
 )
 @dataclass(frozen=True)
@@ -136,14 +106,14 @@ class Site:
         functional: bound to the geometry.
         molecule: charges and positions.
         grid: quadrature points and weights.
-        functions: orthonormal ones of √n on the grid.
-        kinetic_eigenvalues: their kinetic energies in hartree.
+        space: the basis of √n, in float64.
+        kinetic_eigenvalues: kinetic energies of its orthonormal functions in hartree.
     """
 
     functional: LearnedFunctional
     molecule: Molecule
     grid: Grid
-    functions: Functions
+    space: OneElectronSpace
     kinetic_eigenvalues: Float[Array, "functions"]
 
 
@@ -161,58 +131,64 @@ def prepare_geometry(
     targets = group.targets()
     grid = cast(space.grid, dtype)
     molecule = Molecule(space.charges, space.positions)
-    functions = Functions(
-        evaluate_flat(space.density.functions, space.positions, space.grid.points),
-        space.density.transform,
-    )
     if functional.target == "pauli":
         targets = jax.vmap(partial(_pauli_part, space))(targets)
     eigenvalues = cast(space.density.kinetic_eigenvalues, dtype)
     bound = functional.bind_traced(molecule, grid, CHUNK)
-    return Site(bound, molecule, grid, functions, eigenvalues), targets
+    return Site(bound, molecule, grid, space, eigenvalues), targets
 
 
-def sample_errors(site: Site, params: Params, targets: Targets, potentials: bool = True) -> Errors:
-    """Errors at one density; pure and differentiable.
+def sample_errors(
+    site: Site, params: Params, targets: Targets, potentials: bool = True, at_a_time: int = 1
+) -> Errors:
+    """Errors at densities of one geometry; pure and differentiable.
 
     Args:
-        site: of its geometry.
+        site: the geometry.
         params: of the network.
-        targets: the density and its labels.
-        potentials: whether the error of the potential is evaluated, most of the work.
+        targets: the densities and their labels, with a leading axis.
+        potentials: whether errors of the potential are evaluated, most of the work.
+        at_a_time: samples that are processed together.
     """
     grid, dtype = site.grid, site.grid.weights.dtype
     functional = replace(site.functional, params=params)
-    known = cast(targets, dtype)
 
-    def energy(density: GridDensity) -> tuple[Scalar, Scalar]:
-        total, tau = functional.remainder_and_density(site.molecule, grid, density)
-        if tau is None:
-            return total, jnp.zeros((), dtype)
-        return total, jnp.vdot(grid.weights, jnp.abs(tau - known.tau))
+    def sample(targets: Targets) -> tuple[Scalar, Scalar, Float[Array, "sources 4 points"]]:
+        known = cast(targets, dtype)
 
-    potential = jnp.zeros((), dtype)
+        def energy(density: GridDensity) -> tuple[Scalar, Scalar]:
+            total, tau = functional.remainder_and_density(site.molecule, grid, density)
+            if tau is None:
+                return total, jnp.zeros((), dtype)
+            return total, jnp.vdot(grid.weights, jnp.abs(tau - known.tau))
+
+        if potentials:
+            (value, wrong), slope = jax.value_and_grad(energy, has_aux=True)(known.density)
+            along_psi = slope.n * known.psi + jnp.sum(slope.grad_n * known.grad_psi, axis=1)
+            source = 2 * jnp.stack([along_psi, *(known.psi * slope.grad_n.T)])[None]
+        else:
+            value, wrong = energy(known.density)
+            source = jnp.zeros((0, 4, len(grid.weights)), dtype)
+        # In the precision of the label, as both numbers are large.
+        error = value.astype(targets.energy.dtype) - targets.energy
+        return error.astype(dtype), wrong, source
+
+    energy, tau, sources = jax.lax.map(sample, targets, batch_size=at_a_time)
+    potential = jnp.zeros_like(energy)
     if potentials:
-        (value, wrong), slope = jax.value_and_grad(energy, has_aux=True)(known.density)
-        potential = _potential_error(slope, known, site.functions, site.kinetic_eigenvalues)
-    else:
-        value, wrong = energy(known.density)
-    # In the precision of the label, as both numbers are large.
-    error = value.astype(targets.energy.dtype) - targets.energy
-    return Errors(error.astype(dtype), wrong, potential, targets.real)
+        action = project_on_functions(site.space, sources[:, 0].astype(float)).astype(dtype)
+        error = partial(_potential_error, site.kinetic_eigenvalues)
+        potential = jax.vmap(error)(action, cast(targets, dtype))
+    return Errors(energy, tau, potential, targets.real)
 
 
 def _potential_error(
-    slope: GridDensity,
-    known: Targets,
-    functions: Functions,
     kinetic_eigenvalues: Float[Array, "functions"],
+    action: Float[Array, "functions"],
+    known: Targets,
 ) -> Scalar:
     """The residual of the derivative along 2ψ u_k as an energy, without the direction of ψ."""
-    psi, grad_psi, x = known.psi, known.grad_psi, known.x
-    value = 2 * (slope.n * psi + jnp.sum(slope.grad_n * grad_psi, axis=1))
-    vector = 2 * psi * slope.grad_n.T
-    action = functions.along(jnp.concatenate([value[None], vector]))
+    x = known.x
     action -= x * jnp.vdot(x, action) / jnp.vdot(x, x)
     labelled = jnp.all(jnp.isfinite(known.gradient))
     residual = jnp.where(labelled, action - jnp.where(labelled, known.gradient, 0), 0)
@@ -263,7 +239,6 @@ def validation_errors(
 
     def geometry(_: None, part: Group) -> tuple[None, Errors]:
         site, targets = prepare_geometry(functional, part, dtype)
-        judge = partial(sample_errors, site, params, potentials=potentials)
-        return None, jax.lax.map(judge, targets)
+        return None, sample_errors(site, params, targets, potentials)
 
     return over_geometries(geometry, None, group)[1]

@@ -255,8 +255,8 @@ def _gradients(
     """Sums of the loss, its terms and its gradient over a group, and the number of samples."""
 
     def loss(params: Params, site: Site, targets: Targets) -> tuple[Scalar, dict[str, Scalar]]:
-        judge = partial(sample_errors, site, params, potentials=weights.potential > 0)
-        return loss_of(jax.vmap(judge)(targets), weights)
+        errors = sample_errors(site, params, targets, weights.potential > 0, at_a_time)
+        return loss_of(errors, weights)
 
     def geometry(total: Any, part: Group) -> tuple[Any, None]:
         site, targets = prepare_geometry(template, part, dtype)
@@ -312,11 +312,9 @@ def group_residuals(
 
     def geometry(number: Array, part: Group) -> tuple[Array, Residuals]:
         site, targets = prepare_geometry(template, part, dtype)
-        keys = jax.random.split(jax.random.fold_in(key, number), len(targets.real))
-
-        def sample(pair: tuple[Targets, Array]) -> Residuals:
-            return residuals(site, params, *pair, settings.directions, weights)
-
-        return number + 1, jax.lax.map(sample, (targets, keys), batch_size=at_a_time)
+        own = jax.random.fold_in(key, number)
+        return number + 1, residuals(
+            site, params, targets, own, settings.directions, weights, at_a_time
+        )
 
     return over_geometries(geometry, first, group)[1]

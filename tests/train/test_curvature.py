@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from tiny import NETWORK, random_functional
 
 import kineticnet_jax as kn
+from kineticnet_jax.data.spaces import expand_in_functions
 from kineticnet_jax.errors import InputError
 from kineticnet_jax.train.config import TrainConfig
 from kineticnet_jax.train.curvature import (
@@ -51,7 +52,7 @@ def test_learned_curvature_is_that_of_finite_differences(reader):
         def energy(step):
             y = x + step * direction
             y *= jnp.sqrt(2 / jnp.vdot(y, y))
-            values = site.functions.expand(y)
+            values = expand_in_functions(site.space, y)
             density = kn.GridDensity(values[0] ** 2, 2 * (values[0] * values[1:]).T)
             return site.functional.remainder(site.molecule, site.grid, density)
 

@@ -69,6 +69,23 @@ class FitSettings:
     slack: float = 0.0
     seed: int = 0
 
+    def check(self) -> None:
+        """Finds settings that make no sense.
+
+        Raises:
+            InputError: naming what to change.
+        """
+        for name in ("energy_weight", "potential_weight", "kernel_weight", "slack"):
+            value = getattr(self, name)
+            if not 0 <= value < np.inf:
+                raise InputError(f"{name} must be zero or a positive number, but is {value:g}")
+        for name in ("directions", "kernel_directions"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise InputError(f"{name} must be at least 1, but are {count}")
+        if not self.regularizations or not all(0 < r < np.inf for r in self.regularizations):
+            raise InputError("regularizations must be positive numbers, at least one")
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -171,10 +188,11 @@ def fit_moments(
         callback: called with the number of samples done.
 
     Raises:
-        InputError: if there are no training or validation samples, or if an element of the data
-            is not among those of `config`.
+        InputError: if there are no training or validation samples, if an element of the data is
+            not among those of `config`, or for settings that make no sense.
     """
     start = time.perf_counter()
+    settings.check()
     parts = [dataset.select(split=split) for split in ("train", "validation")]
     for part, split in zip(parts, ("training", "validation"), strict=True):
         if len(part) == 0:
@@ -281,13 +299,13 @@ class _Accumulator:
                 jnp.asarray(gradient),
             )
             directions = self._directions(len(gradient), settings.directions)
-            derivatives, targets = _potential_rows(
-                self.config, space, sample, functions, directions
-            )
-            equations.add(np.asarray(derivatives), np.asarray(targets), settings.potential_weight)
+            scaled, changes = _changes(space, sample, functions, directions)
+            rows, targets = _potential_rows(self.config, space, sample, scaled, changes)
+            equations.add(np.asarray(rows), np.asarray(targets), settings.potential_weight)
             if settings.kernel_weight > 0 and equations is self.train:
                 directions = self._directions(len(gradient), settings.kernel_directions)
-                kernel = np.asarray(_kernel_rows(self.config, space, sample, functions, directions))
+                _, changes = _changes(space, sample, functions, directions)
+                kernel = np.asarray(_kernel_rows(self.config, space, density, changes))
                 equations.add(kernel, np.zeros(len(kernel)), settings.kernel_weight)
 
     def _read(self, geometry: int, numbers: list[int]) -> list[tuple[GridDensity, PerPoint]]:
@@ -354,19 +372,12 @@ def _potential_rows(
     config: MomentConfig,
     space: OneElectronSpace,
     sample: _Sample,
-    functions: Float[Array, "points density_functions"],
-    directions: Float[Array, "density_functions directions"],
+    scaled: Float[Array, "density_functions directions"],
+    changes: Float[Array, "directions points"],
 ) -> tuple[Float[Array, "directions features"], Float[Array, "directions"]]:
-    """Derivatives of the features along changes of ψ = √n, and those of the energy.
-
-    Changes δψ = Σ_k d_k u_k at constant N, with d_k divided by 2 (t_k + κ)^½: summed over all
-    orthonormal directions, the squares of the residuals are the residual as an energy
-    (`residual_energy`).
-    """
+    """Derivatives of the features along changes of the density, and those of the energy."""
     density, _, x, gradient = sample
     molecule = Molecule(space.charges, space.positions)
-    scaled = _scaled(space, x, directions)
-    changes = _changes(space, sample, functions, scaled)
 
     def derivative(change: PerPoint) -> Float[Array, "features"]:
         def features(n: PerPoint) -> Float[Array, "features"]:
@@ -385,14 +396,11 @@ def _potential_rows(
 def _kernel_rows(
     config: MomentConfig,
     space: OneElectronSpace,
-    sample: _Sample,
-    functions: Float[Array, "points density_functions"],
-    directions: Float[Array, "density_functions directions"],
+    density: GridDensity,
+    changes: Float[Array, "directions points"],
 ) -> Float[Array, "directions features"]:
-    """Second derivatives of the features along the changes of `_potential_rows`."""
-    density, _, x, _ = sample
+    """Second derivatives of the features along changes of the density."""
     molecule = Molecule(space.charges, space.positions)
-    changes = _changes(space, sample, functions, _scaled(space, x, directions))
 
     def second(change: PerPoint) -> Float[Array, "features"]:
         def path(step: Scalar) -> GridDensity:
@@ -403,23 +411,20 @@ def _kernel_rows(
     return jax.lax.map(second, changes)
 
 
-def _scaled(
-    space: OneElectronSpace,
-    x: Float[Array, "density_functions"],
-    directions: Float[Array, "density_functions directions"],
-) -> Float[Array, "density_functions directions"]:
-    """Changes of ψ at constant N in random directions, small where kinetic energies are large."""
-    scaled = directions / (2 * jnp.sqrt(space.density.kinetic_eigenvalues + KAPPA))[:, None]
-    return scaled - jnp.outer(x, x @ scaled) / space.n_electrons
-
-
+@jax.jit
 def _changes(
     space: OneElectronSpace,
     sample: _Sample,
     functions: Float[Array, "points density_functions"],
-    scaled: Float[Array, "density_functions directions"],
-) -> Float[Array, "directions points"]:
-    """Changes 2ψ δψ of the density on the grid."""
-    density, occupied, _, _ = sample
+    directions: Float[Array, "density_functions directions"],
+) -> tuple[Float[Array, "density_functions directions"], Float[Array, "directions points"]]:
+    """Changes of ψ = √n in some directions, as coefficients, and of the density on the grid.
+
+    δψ = Σ_k d_k u_k at constant N, with d_k divided by 2 (t_k + κ)^½: summed over all orthonormal
+    directions, the squares of residuals are the residual as an energy (`residual_energy`).
+    """
+    density, occupied, x, _ = sample
+    scaled = directions / (2 * jnp.sqrt(space.density.kinetic_eigenvalues + KAPPA))[:, None]
+    scaled -= jnp.outer(x, x @ scaled) / space.n_electrons
     psi, _ = amplitude(space, occupied, density)
-    return 2 * psi * (functions @ scaled).T
+    return scaled, 2 * psi * (functions @ scaled).T

@@ -93,6 +93,20 @@ def test_second_derivatives_are_rows_as_well(dataset, fitted):
         fitted.with_rows(row[None] + 1, target)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kernel_weight": -1.0}, "kernel_weight must be zero or a positive number, but is -1"),
+        ({"slack": float("nan")}, "slack must be zero or a positive number, but is nan"),
+        ({"directions": 0}, "directions must be at least 1, but are 0"),
+        ({"regularizations": ()}, "regularizations must be positive numbers"),
+    ],
+)
+def test_nonsense_is_one_line(dataset, settings, message):
+    with pytest.raises(InputError, match=message):
+        fit_moments(dataset, MOMENTS, FitSettings(**settings))
+
+
 def test_second_derivatives_are_pulled_to_zero(dataset, fitted):
     """And a larger ridge is taken if the settings allow for it."""
     calm = fit_moments(dataset, MOMENTS, FitSettings(kernel_weight=100.0, slack=1e3))

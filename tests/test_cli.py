@@ -161,6 +161,7 @@ def test_module_runs_as_a_command_and_keeps_compiled_programs(tmp_path):
     command += ["--functional", "vw", "--grid-level", "1"]
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     environment.pop("JAX_COMPILATION_CACHE_DIR")
+    environment.pop("XLA_FLAGS")
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == cli.DONE, done.stderr
     assert "converged" in done.stdout

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kineticnet_jax.data.dataset import Dataset
+from kineticnet_jax.data.domain import training_domain
 from kineticnet_jax.data.spaces import (
     OneElectronSpace,
     amplitude,
@@ -235,6 +236,7 @@ def fit_moments(
         moments=config,
         coefficients=_unshifted(solutions[best], accumulator.shift),
         provenance=Provenance(f"moments-{dataset.config.name}", tuple(details.items())),
+        domain=training_domain(dataset, dataset.families, config.filters, config.elements),
     )
     return Fit(
         functional,

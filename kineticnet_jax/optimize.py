@@ -16,6 +16,7 @@ from kineticnet_jax.density import KAPPA, SqrtDensity, fit_sqrt_density, initial
 from kineticnet_jax.energy import COMPONENTS, TotalEnergy, total_energy
 from kineticnet_jax.errors import InputError, unknown_name
 from kineticnet_jax.functionals.base import Functional
+from kineticnet_jax.functionals.learned import LearnedFunctional
 from kineticnet_jax.quadrature import integrate
 from kineticnet_jax.system import System
 from kineticnet_jax.types import Scalar
@@ -28,6 +29,9 @@ PROGRESS_INTERVAL = 5
 NODE = 1e-6
 """Share of the electrons where ψ has the other sign, from which on this is a node; basis functions
 that end too early leave less."""
+
+UNFAMILIAR = 1.5
+"""Distance from the training densities from which on there is a warning, see `Domain.distances`."""
 
 MAX_RESTARTS = 3
 """Starts from |ψ|, if ψ has a node; a basis may not do without."""
@@ -42,7 +46,8 @@ class Solution:
         density: the density with the lowest energy met since the last start, its coefficients
             normalised.
         converged: whether the gradient norm is below the tolerance.
-        reason: why the optimization stopped, in one sentence.
+        reason: why the optimization stopped, in one sentence, and whether the density is unlike
+            those a learned functional was trained on.
         components: terms of the energy in hartree: kinetic, hartree, xc, external, nuclear.
         gradient_norm: |(T + κS)^(-1/2) dE/dc| in hartree^½ for normalised coefficients; half its
             square is about the distance to the minimum in hartree.
@@ -151,7 +156,7 @@ def optimize_density(
             restarts += 1
         elif int(state.status) != minimize.RUNNING:
             break
-    return _solution(system, state, tolerance, restarts)
+    return _solution(energy, state, tolerance, restarts)
 
 
 @jax.jit
@@ -230,8 +235,10 @@ def _energy_floor(system: System) -> float:
     return float(system.nuclear_repulsion) - system.n_electrons * charge**2
 
 
-def _solution(system: System, state: minimize.State, tolerance: float, restarts: int) -> Solution:
-    density = density_of(system, state.z)
+def _solution(
+    energy: TotalEnergy, state: minimize.State, tolerance: float, restarts: int
+) -> Solution:
+    density = density_of(energy.system, state.z)
     status, steps = int(state.status), int(state.steps)
     norm = float(jnp.linalg.norm(state.gradient))
     history = jax.tree.map(lambda values: np.asarray(values)[: steps + 1], state.history)
@@ -239,7 +246,7 @@ def _solution(system: System, state: minimize.State, tolerance: float, restarts:
         energy=float(state.value),
         density=density,
         converged=status == minimize.CONVERGED,
-        reason=_reason(status, steps, norm, tolerance, restarts),
+        reason=_reason(status, steps, norm, tolerance, restarts) + _warning(energy, density),
         components={name: float(state.rest[name]) for name in COMPONENTS},
         gradient_norm=norm,
         steps=steps,
@@ -247,6 +254,23 @@ def _solution(system: System, state: minimize.State, tolerance: float, restarts:
     )
     logger.info("%s", solution.reason)
     return solution
+
+
+def _warning(energy: TotalEnergy, density: SqrtDensity) -> str:
+    """A sentence about a density that is unlike those a learned functional was trained on."""
+    system, functional = energy.system, energy.functional
+    if not isinstance(functional, LearnedFunctional) or functional.domain is None:
+        return ""
+    sampled = density.on_grid(system)
+    distances = functional.domain.distances(system.molecule, system.grid, sampled)
+    farthest = int(np.argmax(distances))
+    if distances[farthest] < UNFAMILIAR:
+        return ""
+    return (
+        f"; around {system.molecule.symbols[farthest]} (atom {farthest + 1}) the density is unlike "
+        f"those '{functional.name}' was trained on (distance {distances[farthest]:.1f}, "
+        "familiar ones are within 1): do not rely on the energy"
+    )
 
 
 def _reason(status: int, steps: int, norm: float, tolerance: float, restarts: int) -> str:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from kineticnet_jax.errors import InputError
 from kineticnet_jax.functionals.base import Target
+from kineticnet_jax.functionals.domain import Domain
 from kineticnet_jax.functionals.kinetic import thomas_fermi, von_weizsaecker
 from kineticnet_jax.functionals.moments import MomentConfig, MomentGeometry, moment_features
 from kineticnet_jax.grid import Grid, GridDensity
@@ -46,7 +47,7 @@ class Provenance:
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["params", "coefficients", "geometry"],
+    data_fields=["params", "coefficients", "domain", "geometry"],
     meta_fields=["network", "moments", "provenance"],
 )
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class LearnedFunctional:
         moments: the invariants of the reference functional, or None.
         coefficients: c in atomic units.
         provenance: where it comes from.
+        domain: the densities it was trained on, if that is known.
         geometry: operators of one geometry, from `bind`; the functional then is for this geometry.
 
     Raises:
@@ -74,6 +76,7 @@ class LearnedFunctional:
     moments: MomentConfig | None = None
     coefficients: Float[Array | np.ndarray, "*batch features"] | None = None
     provenance: Provenance = field(default_factory=Provenance)
+    domain: Domain | None = None
     geometry: tuple[Geometry | None, MomentGeometry | None] | None = None
 
     def __post_init__(self) -> None:

@@ -15,13 +15,15 @@ import numpy as np
 
 from kineticnet_jax.config import from_mapping
 from kineticnet_jax.errors import InputError
+from kineticnet_jax.functionals.domain import Domain
 from kineticnet_jax.functionals.learned import LearnedFunctional, Provenance
 from kineticnet_jax.functionals.moments import MomentConfig
 from kineticnet_jax.nn.config import NetworkConfig
+from kineticnet_jax.nn.convolution import Filters
 from kineticnet_jax.nn.network import KineticNet
 
 FORMAT = "kineticnet_jax functional"
-VERSION = 2
+VERSION = 3
 NETWORK_VERSION = 2
 """First version in which networks are what they are now."""
 DESCRIPTION, ARRAYS = "functional.json", "arrays.npz"
@@ -41,13 +43,16 @@ def save_functional(functional: LearnedFunctional, folder: str | Path) -> None:
     check_free(folder)
     arrays = {
         name: np.asarray(array)
-        for name, array in _flatten((functional.params, functional.coefficients)).items()
+        for name, array in _flatten(
+            (functional.params, functional.coefficients, functional.domain)
+        ).items()
     }
     content = {
         "format": FORMAT,
         "version": VERSION,
         "network": _as_json(functional.network),
         "moments": _as_json(functional.moments),
+        "domain": None if functional.domain is None else _as_json(functional.domain.filters),
         "name": functional.name,
         "provenance": dict(functional.provenance.details),
     }
@@ -101,15 +106,18 @@ def read_functional(folder: str | Path) -> LearnedFunctional:
             None if content[key] is None else from_mapping(kind, content[key], key)
             for key, kind in (("network", NetworkConfig), ("moments", MomentConfig))
         )
-        for config in (network, moments):
+        domain = content.get("domain")
+        filters = None if domain is None else from_mapping(Filters, domain, "domain")
+        for config in (network, moments, filters):
             if config is not None:
                 config.check()
         details = tuple((name, str(value)) for name, value in content["provenance"].items())
         provenance = Provenance(str(content["name"]), details)
         with np.load(path) as stored:
             arrays = {name: stored[name] for name in stored.files}
-        params, coefficients = _unflatten(_expected_arrays(network, moments), arrays)
-        return LearnedFunctional(network, params, moments, coefficients, provenance)
+        expected = _expected_arrays(network, moments, filters)
+        params, coefficients, domain = _unflatten(expected, arrays)
+        return LearnedFunctional(network, params, moments, coefficients, provenance, domain)
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None
     except (KeyError, AttributeError, zipfile.BadZipFile) as error:
@@ -141,7 +149,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _as_json(config: NetworkConfig | MomentConfig | None) -> dict[str, Any] | None:
+def _as_json(config: NetworkConfig | MomentConfig | Filters | None) -> dict[str, Any] | None:
     return None if config is None else json.loads(json.dumps(dataclasses.asdict(config)))
 
 
@@ -165,7 +173,9 @@ def _flatten(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
-def _expected_arrays(network: NetworkConfig | None, moments: MomentConfig | None) -> Any:
+def _expected_arrays(
+    network: NetworkConfig | None, moments: MomentConfig | None, filters: Filters | None
+) -> Any:
     """Shapes and types of the arrays that belong to a configuration."""
     params = None
     if network is not None:
@@ -173,7 +183,12 @@ def _expected_arrays(network: NetworkConfig | None, moments: MomentConfig | None
     coefficients = None
     if moments is not None:
         coefficients = jax.ShapeDtypeStruct((len(moments.names),), np.float64)
-    return params, coefficients
+    domain = None
+    if filters is not None:
+        config = network or moments
+        assert config is not None
+        domain = Domain.empty(filters, config.elements)
+    return params, coefficients, domain
 
 
 def _unflatten(expected: Any, arrays: dict[str, np.ndarray]) -> Any:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kineticnet_jax.data.dataset import Dataset
+from kineticnet_jax.data.domain import training_domain
 from kineticnet_jax.errors import IncompleteError, InputError, unknown_name
 from kineticnet_jax.files import complete_file, write_json
+from kineticnet_jax.functionals.domain import Domain
 from kineticnet_jax.functionals.learned import LearnedFunctional, Provenance
 from kineticnet_jax.functionals.registry import load_functional
 from kineticnet_jax.functionals.storage import read_functional, save_functional
@@ -344,7 +347,12 @@ class _Run:
                 f"T_s MAE {row['energy']:.3g} mHa, potential {row['potential']:.3g} mHa"
             )
         provenance = Provenance(self.config.name, tuple(details.items()))
-        return replace(self.template, params=params, provenance=provenance)
+        return replace(self.template, params=params, provenance=provenance, domain=self._domain)
+
+    @cached_property
+    def _domain(self) -> Domain | None:
+        filters, elements = self.network.filters, self.network.elements
+        return training_domain(self.dataset, tuple(self.counts), filters, elements)
 
 
 def _scores(rows: list[dict[str, Any]]) -> dict[int, float]:

@@ -1,0 +1,79 @@
+"""How well a functional knows what it was trained on: distances of densities from the training.
+
+Run `python experiments/many_electron/domain.py four-electron FUNCTIONAL` after `run.py
+four-electron`, with the folder of a functional such as four-electron/run/best; it prints a Markdown
+table. Distances of the test samples, then the largest over the atoms for Kohn-Sham densities of one
+test geometry, stretched and compressed, and for the density that has no Pauli repulsion.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+# Before JAX is: it logs every program it keeps.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import jax
+import numpy as np
+
+import kineticnet_jax as kn
+from kineticnet_jax.functionals.domain import Domain
+from kineticnet_jax.optimize import UNFAMILIAR
+
+SCALES = (0.7, 1.0, 1.5)
+"""Of all distances between nuclei."""
+
+
+def test_distances(domain: Domain, dataset: kn.Dataset, family: str) -> np.ndarray:
+    """The largest one over the atoms of each test sample."""
+    found = []
+    for geometry, numbers in dataset.select("test", family).by_geometry():
+        molecule, grid = dataset.molecule(geometry), dataset.space(geometry).grid
+        for number in numbers:
+            density, _ = dataset.density(geometry, number)
+            found.append(np.max(domain.distances(molecule, grid, density)))
+    return np.array(found)
+
+
+def other_distances(domain: Domain, dataset: kn.Dataset, family: str) -> list[float]:
+    """Kohn-Sham densities at each of SCALES, and the one without Pauli repulsion."""
+    config = dataset.config
+    molecule = dataset.molecule(dataset.select("test", family).geometries[0])
+
+    def largest(system: kn.System, density: kn.Density) -> float:
+        sampled = density.on_grid(system)
+        return float(np.max(domain.distances(system.molecule, system.grid, sampled)))
+
+    found = []
+    for scale in SCALES:
+        scaled = kn.Molecule(molecule.charges, scale * molecule.positions, molecule.charge)
+        system = kn.prepare(scaled, config.basis, config.density_basis, config.grid_level)
+        exact = kn.reference.kohn_sham(scaled, config.xc, config.basis)
+        found.append(largest(system, kn.OrbitalDensity.from_kohn_sham(exact)))
+    system = kn.prepare(molecule, config.basis, config.density_basis, config.grid_level)
+    found.append(largest(system, kn.optimize_density(system, "vw", config.xc).density))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="of the run, with its data")
+    parser.add_argument("functional", help="name or folder")
+    options = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    dataset = kn.Dataset(options.folder / "data.h5")
+    functional = kn.load_functional(options.functional)
+    if not isinstance(functional, kn.LearnedFunctional) or functional.domain is None:
+        parser.error(f"'{options.functional}' does not know what it was trained on; train it again")
+    scaled = "".join(f" × {scale:g} |" for scale in SCALES)
+    print(f"| family | median | 99 % | above {UNFAMILIAR:g} (%) |{scaled} without T_P |")
+    print("| --- |" + " ---: |" * (len(SCALES) + 4))
+    for family in dataset.families:
+        found = test_distances(functional.domain, dataset, family)
+        cells = [np.median(found), np.percentile(found, 99), 100 * np.mean(found > UNFAMILIAR)]
+        cells += other_distances(functional.domain, dataset, family)
+        print(f"| {family} |" + "".join(f" {cell:.2f} |" for cell in cells), flush=True)
+
+
+if __name__ == "__main__":
+    main()

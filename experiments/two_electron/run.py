@@ -25,7 +25,7 @@ from scipy.interpolate import CubicSpline
 
 import kineticnet_jax as kn
 from kineticnet_jax import reference
-from kineticnet_jax.colors import BLUE, COLORS, GREY
+from kineticnet_jax.colors import BLUE, GREY
 from kineticnet_jax.data.config import DataConfig, load_config
 from kineticnet_jax.data.run import generate
 from kineticnet_jax.evaluate import (
@@ -37,11 +37,11 @@ from kineticnet_jax.evaluate import (
 )
 from kineticnet_jax.evaluation_report import write_report
 from kineticnet_jax.files import write_json
-from kineticnet_jax.report import plot_solution
+from kineticnet_jax.report import plot_dissociation, plot_solution
 from kineticnet_jax.train.config import TrainConfig, load_train_config
 from kineticnet_jax.train.loop import BEST, Progress, train
 from kineticnet_jax.train.plot import write_training_figure
-from kineticnet_jax.units import BOHR_IN_ANGSTROM, CHEMICAL_ACCURACY_IN_MILLIHARTREE
+from kineticnet_jax.units import BOHR_IN_ANGSTROM
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent / "configs"
@@ -106,7 +106,12 @@ def main() -> None:
     write_report(options.out, "Two electrons", fixed, optimized, grids)
     curve = dissociation(functional, test_config, points)
     write_json(options.out / "curve.json", curve)
-    plot_dissociation(curve).savefig(options.out / "curve.png", dpi=150)
+    figure = plot_dissociation(
+        np.array(curve["length_angstrom"]),
+        {"learned functional, optimized density": np.array(curve["learned"])},
+        np.array(curve["kohn_sham"]),
+    )
+    figure.savefig(options.out / "curve.png", dpi=150)
     for file, figure in bond_figures(functional, test_config).items():
         figure.savefig(options.out / file, dpi=150)
     seconds["evaluation"] = time.perf_counter() - start
@@ -200,22 +205,6 @@ def _minimum(x: np.ndarray, y: np.ndarray) -> float:
     spline = CubicSpline(x, y)
     candidates = np.append(spline.derivative().roots(extrapolate=False), x[[0, -1]])
     return float(candidates[np.argmin(spline(candidates))])
-
-
-def plot_dissociation(curve: dict[str, list[float] | float]) -> Figure:
-    """Both curves, and their difference below."""
-    figure = Figure(figsize=(6, 6), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-    x = np.array(curve["length_angstrom"])
-    learned, exact = np.array(curve["learned"]), np.array(curve["kohn_sham"])
-    above.plot(x, exact, color="0.5", lw=3, alpha=0.5, label="Kohn–Sham")
-    above.plot(x, learned, color=COLORS[0], label="learned functional, optimized density")
-    above.set(ylabel="total energy (Ha)")
-    above.legend(frameon=False)
-    below.plot(x, 1e3 * (learned - exact), color=COLORS[1])
-    below.axhspan(*(sign * CHEMICAL_ACCURACY_IN_MILLIHARTREE for sign in (-1, 1)), color="0.9")
-    below.set(xlabel="bond length (Å)", ylabel="difference (mHa)")
-    return figure
 
 
 def bond_figures(functional: kn.Functional, config: DataConfig) -> dict[str, Figure]:

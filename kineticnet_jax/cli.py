@@ -37,7 +37,7 @@ class Optimize:
     """
 
     molecule: Positional[Path]
-    """xyz file with the geometry in ångström."""
+    """xyz file with the geometry in ångström; - for standard input."""
     functional: str = "tf+vw"
     """Kinetic energy functional: tf, vw, tf+vw, tf+0.2vw, apbek, lkt or thakkar, a pretrained one
     (see `kineticnet info`), or the folder of a learned one."""
@@ -159,7 +159,7 @@ def _optimize(options: Optimize, console: Console) -> int:
     functional = kn.load_functional(options.functional)
     options = _like_training(options, functional)
     xc, basis = _check(options)
-    molecule = kn.Molecule.from_xyz(options.molecule, options.charge)
+    molecule = _read_molecule(options)
     _warn_of_electrons(options.functional, molecule, functional)
     ground_state = None
     with console.status(f"{molecule.formula}: preparing") as status:
@@ -221,6 +221,17 @@ def _warn_of_electrons(name: str, molecule: kn.Molecule, functional: kn.Function
             f"'{name}' was trained on systems of {known} electrons, but {molecule.formula} "
             f"(charge {molecule.charge}) has {molecule.n_electrons}"
         )
+
+
+def _read_molecule(options: Optimize) -> kn.Molecule:
+    if options.molecule != Path("-"):
+        return kn.Molecule.from_xyz(options.molecule, options.charge)
+    try:
+        return kn.Molecule.from_string(sys.stdin.read(), options.charge)
+    except UnicodeDecodeError:
+        raise kn.InputError("standard input: not text, expected xyz") from None
+    except kn.InputError as error:
+        raise kn.InputError(f"standard input: {error}") from None
 
 
 def _check(options: Optimize) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """The command line: results, files, exit codes and one-line errors."""
 
+import io
 import json
 import os
 import subprocess
@@ -67,6 +68,18 @@ def test_running_out_of_steps_is_exit_code_one_and_still_reported(h2, tmp_path, 
     assert result["converged"] is False
     assert "raise max_steps" in result["reason"]
     assert "stopped after 1 steps" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_molecule_from_standard_input(monkeypatch, capsys):
+    options = ["--functional", "vw", "--grid-level", 2]
+    monkeypatch.setattr("sys.stdin", io.StringIO(H2))
+    assert run("optimize", "-", *options) == cli.DONE
+    assert "H2, vw + blyp" in capsys.readouterr().out
+    monkeypatch.setattr("sys.stdin", io.StringIO("2\n\nH 0 0 0\n"))
+    assert run("optimize", "-", *options) == cli.BAD_INPUT
+    error = capsys.readouterr().err
+    assert error.startswith("kineticnet: standard input: ")
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def sample_errors(
     grid, dtype = site.grid, site.grid.weights.dtype
     functional = replace(site.functional, params=params)
 
-    def sample(targets: Targets) -> tuple[Scalar, Scalar, Float[Array, "sources 4 points"]]:
+    def sample(targets: Targets) -> tuple[Scalar, Scalar, Float[Array, "4 points"] | None]:
         known = cast(targets, dtype)
 
         def energy(density: GridDensity) -> tuple[Scalar, Scalar]:
@@ -165,10 +165,10 @@ def sample_errors(
         if potentials:
             (value, wrong), slope = jax.value_and_grad(energy, has_aux=True)(known.density)
             along_psi = slope.n * known.psi + jnp.sum(slope.grad_n * known.grad_psi, axis=1)
-            source = 2 * jnp.stack([along_psi, *(known.psi * slope.grad_n.T)])[None]
+            source = 2 * jnp.stack([along_psi, *(known.psi * slope.grad_n.T)])
         else:
             value, wrong = energy(known.density)
-            source = jnp.zeros((0, 4, len(grid.weights)), dtype)
+            source = None
         # In the precision of the label, as both numbers are large.
         error = value.astype(targets.energy.dtype) - targets.energy
         return error.astype(dtype), wrong, source
@@ -176,7 +176,7 @@ def sample_errors(
     energy, tau, sources = jax.lax.map(sample, targets, batch_size=at_a_time)
     potential = jnp.zeros_like(energy)
     if potentials:
-        action = project_on_functions(site.space, sources[:, 0].astype(float)).astype(dtype)
+        action = project_on_functions(site.space, sources.astype(float)).astype(dtype)
         error = partial(_potential_error, site.kinetic_eigenvalues)
         potential = jax.vmap(error)(action, cast(targets, dtype))
     return Errors(energy, tau, potential, targets.real)

@@ -97,7 +97,7 @@ def test_search_and_rows_agree(reader, tmp_path):
 def test_training_raises_curvatures(data, tmp_path):
     config = TrainConfig(
         "tiny",
-        steps=16,
+        steps=24,
         network=dataclasses.replace(NETWORK, interactions=0),
         optimizer=OptimizerSettings(warmup=2, final=1.0),
         # One search, so that the directions stay the same, and little else that counts.
@@ -105,14 +105,15 @@ def test_training_raises_curvatures(data, tmp_path):
         precision="float64",
         families={"H2": 1},
         log_every=1,
-        validate_every=16,
-        checkpoint_every=16,
+        validate_every=24,
+        checkpoint_every=24,
     )
     train(config, kn.Dataset(data), tmp_path / "run")
     with (tmp_path / "run" / METRICS).open(newline="") as file:
         values = [float(row["curvature"]) for row in csv.DictReader(file)]
     assert values[:10] == [0] * 10
-    assert 0 < values[-1] < 0.5 * values[10]
+    # Every step has a few directions only, some of them worse than others.
+    assert 0 < sum(values[-4:]) / 4 < 0.5 * sum(values[10:12]) / 2
 
 
 @pytest.mark.parametrize(

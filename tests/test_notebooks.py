@@ -22,8 +22,7 @@ def test_outputs_are_not_stored(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs(path, monkeypatch):
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
-    # Figures go nowhere, and the programs are those a user has.
-    monkeypatch.setenv("MPLBACKEND", "agg")
+    # The programs are those a user has.
     monkeypatch.delenv("XLA_FLAGS")
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.parent)}}

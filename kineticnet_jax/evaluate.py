@@ -15,6 +15,7 @@ from kineticnet_jax.data.dataset import Dataset
 from kineticnet_jax.data.spaces import (
     OneElectronSpace,
     amplitude,
+    potential_sources,
     project_on_functions,
     residual_energy,
     sample_orbitals,
@@ -213,18 +214,15 @@ def _energy_and_gradient(
     As in density optimization, a von Weizsäcker part is derived without quadrature.
     """
     molecule = Molecule(space.charges, space.positions)
-    quadrature: Callable[..., Scalar] = functional
-    fraction = 0.0
-    if isinstance(functional, SplitFunctional):
-        quadrature, fraction = functional.remainder, functional.vw_fraction
+    split = functional if isinstance(functional, SplitFunctional) else None
+    quadrature = functional if split is None else split.remainder
     energy, slope = jax.value_and_grad(partial(quadrature, molecule, space.grid))(density)
-    tau = von_weizsaecker(density.n, density.grad_n)
-    energy += fraction * integrate(space.grid.weights, tau)
     psi, grad_psi = amplitude(space, occupied, density)
-    value = 2 * (slope.n * psi + jnp.sum(slope.grad_n * grad_psi, axis=1))
-    sources = jnp.concatenate([value[None], 2 * psi * slope.grad_n.T])
-    action = project_on_functions(space, sources[None])[0]
-    action += fraction * 2 * space.density.kinetic_eigenvalues * x
+    action = project_on_functions(space, potential_sources(slope, psi, grad_psi)[None])[0]
+    if split is not None:
+        tau = von_weizsaecker(density.n, density.grad_n)
+        energy += split.vw_fraction * integrate(space.grid.weights, tau)
+        action += split.vw_fraction * 2 * space.density.kinetic_eigenvalues * x
     return energy, action - x * jnp.vdot(x, action) / space.n_electrons
 
 

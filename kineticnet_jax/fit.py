@@ -18,8 +18,8 @@ from kineticnet_jax.data.spaces import (
     OneElectronSpace,
     amplitude,
     density_functions,
+    preconditioned_changes,
 )
-from kineticnet_jax.density import KAPPA
 from kineticnet_jax.errors import InputError
 from kineticnet_jax.functionals.base import Target
 from kineticnet_jax.functionals.kinetic import von_weizsaecker
@@ -331,10 +331,10 @@ class _Accumulator:
 
     def _directions(
         self, functions: int, count: int | None
-    ) -> Float[Array, "functions directions"]:
+    ) -> Float[Array, "directions functions"]:
         if count is None:
             return jnp.eye(functions)
-        return jnp.asarray(self._random.normal(size=(functions, count)) / np.sqrt(count))
+        return jnp.asarray(self._random.normal(size=(count, functions)) / np.sqrt(count))
 
 
 _Sample = tuple[
@@ -374,7 +374,7 @@ def _potential_rows(
     config: MomentConfig,
     space: OneElectronSpace,
     sample: _Sample,
-    scaled: Float[Array, "density_functions directions"],
+    scaled: Float[Array, "directions density_functions"],
     changes: Float[Array, "directions points"],
 ) -> tuple[Float[Array, "directions features"], Float[Array, "directions"]]:
     """Derivatives of the features along changes of the density, and those of the energy."""
@@ -391,7 +391,7 @@ def _potential_rows(
     rows = jax.lax.map(derivative, changes, batch_size=DIRECTIONS_AT_A_TIME)
     if config.target == "pauli":
         gradient -= 2 * space.density.kinetic_eigenvalues * x
-    return rows, scaled.T @ gradient
+    return rows, scaled @ gradient
 
 
 @partial(jax.jit, static_argnums=0)
@@ -418,15 +418,10 @@ def _changes(
     space: OneElectronSpace,
     sample: _Sample,
     functions: Float[Array, "points density_functions"],
-    directions: Float[Array, "density_functions directions"],
-) -> tuple[Float[Array, "density_functions directions"], Float[Array, "directions points"]]:
-    """Changes of ψ = √n in some directions, as coefficients, and of the density on the grid.
-
-    δψ = Σ_k d_k u_k at constant N, with d_k divided by 2 (t_k + κ)^½: summed over all orthonormal
-    directions, the squares of residuals are the residual as an energy (`residual_energy`).
-    """
+    directions: Float[Array, "directions density_functions"],
+) -> tuple[Float[Array, "directions density_functions"], Float[Array, "directions points"]]:
+    """Changes of ψ = √n in some directions, as coefficients, and of the density on the grid."""
     density, occupied, x, _ = sample
-    scaled = directions / (2 * jnp.sqrt(space.density.kinetic_eigenvalues + KAPPA))[:, None]
-    scaled -= jnp.outer(x, x @ scaled) / space.n_electrons
+    scaled = preconditioned_changes(space, x, directions)
     psi, _ = amplitude(space, occupied, density)
-    return scaled, 2 * psi * (functions @ scaled).T
+    return scaled, 2 * psi * (functions @ scaled.T).T

@@ -87,17 +87,11 @@ def sample_orbitals(
         space: molecule and orbital basis.
         orbitals: occupied orbitals.
     """
-
-    def block(points: Points) -> tuple[PerPoint, Points, PerPoint]:
-        functions = evaluate_flat(space.orbitals.functions, space.positions, points)
-        values = (orbitals.T @ functions).reshape(orbitals.shape[1], 4, -1)
-        phi, grad_phi = values[:, 0], values[:, 1:]
-        n = 2 * jnp.sum(phi**2, axis=0)
-        grad_n = 4 * jnp.sum(phi[:, None] * grad_phi, axis=0).T
-        return n, grad_n, jnp.sum(grad_phi**2, axis=(0, 1))
-
-    n, grad_n, tau = jax.lax.map(block, in_blocks(space.grid.points))
-    return n.reshape(-1), grad_n.reshape(-1, 3), tau.reshape(-1)
+    values = _combine(space, space.orbitals.functions, orbitals.T)
+    phi, grad_phi = values[:, 0], values[:, 1:]
+    n = 2 * jnp.sum(phi**2, axis=0)
+    grad_n = 4 * jnp.sum(phi[:, None] * grad_phi, axis=0).T
+    return n, grad_n, jnp.sum(grad_phi**2, axis=(0, 1))
 
 
 def in_blocks(samples: Float[Array, "points *rest"]) -> Float[Array, "blocks block *rest"]:
@@ -156,6 +150,39 @@ def _combine(
 
     values = jax.lax.map(block, in_blocks(space.grid.points))
     return jnp.moveaxis(values, 0, 2).reshape(len(rows), 4, -1)
+
+
+def preconditioned_changes(
+    space: OneElectronSpace,
+    x: Float[Array, "functions"],
+    directions: Float[Array, "directions functions"],
+) -> Float[Array, "directions functions"]:
+    """Changes of ψ at constant N, as coefficients d of the orthonormal functions u_k.
+
+    δψ = Σ_k d_k u_k with those of a direction divided by 2 (t_k + κ)^½: summed over all orthonormal
+    directions, the squares of residuals are the residual as an energy (`residual_energy`).
+
+    Args:
+        space: molecule and basis of √n.
+        x: coefficients of ψ.
+        directions: coefficients that are scaled.
+    """
+    scaled = directions / (2 * jnp.sqrt(space.density.kinetic_eigenvalues + KAPPA))
+    return scaled - jnp.outer(scaled @ x, x) / jnp.vdot(x, x)
+
+
+def potential_sources(
+    slope: GridDensity, psi: PerPoint, grad_psi: Points
+) -> Float[Array, "4 points"]:
+    """What `project_on_functions` needs for the derivatives of an energy along 2ψ u_k.
+
+    Args:
+        slope: derivatives of the energy by n and ∇n at every point, weights included.
+        psi: ψ.
+        grad_psi: its gradient.
+    """
+    value = slope.n * psi + jnp.sum(slope.grad_n * grad_psi, axis=1)
+    return 2 * jnp.stack([value, *(psi * slope.grad_n.T)])
 
 
 def project_on_functions(

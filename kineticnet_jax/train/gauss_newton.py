@@ -19,8 +19,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from kineticnet_jax.data.spaces import expand_in_functions
-from kineticnet_jax.density import KAPPA
+from kineticnet_jax.data.spaces import expand_in_functions, preconditioned_changes
 from kineticnet_jax.errors import InputError
 from kineticnet_jax.functionals.kinetic import thomas_fermi
 from kineticnet_jax.grid import GridDensity
@@ -175,17 +174,11 @@ def _sample_residuals(
 def _directions(
     site: Site, targets: Targets, key: Array, count: int
 ) -> Float[Array, "samples count functions"]:
-    """Changes of ψ at constant N for every sample, as coefficients of orthonormal functions.
-
-    δψ = Σ_k d_k u_k with d_k divided by 2 (t_k + κ)^½, in random orthogonal directions.
-    """
-    eigenvalues = site.space.density.kinetic_eigenvalues
-    functions, samples = len(eigenvalues), len(targets.real)
+    """Changes of ψ for every sample, in random orthogonal directions."""
+    functions, samples = targets.x.shape[1], len(targets.real)
     chosen, _ = jnp.linalg.qr(jax.random.normal(key, (samples, functions, count), float))
-    scaled = jnp.swapaxes(chosen, 1, 2) * jnp.sqrt(functions / count)
-    scaled /= 2 * jnp.sqrt(eigenvalues + KAPPA)
-    x = targets.x / jnp.linalg.norm(targets.x, axis=1, keepdims=True)
-    return scaled - jnp.einsum("sdk,sk,sl->sdl", scaled, x, x)
+    rows = jnp.swapaxes(chosen, 1, 2) * jnp.sqrt(functions / count)
+    return jax.vmap(partial(preconditioned_changes, site.space))(targets.x, rows)
 
 
 def _density_changes(known: Targets, changes: Float[Array, "directions 4 points"]) -> GridDensity:

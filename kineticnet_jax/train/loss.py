@@ -9,7 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from kineticnet_jax.data.spaces import OneElectronSpace, project_on_functions, residual_energy
+from kineticnet_jax.data.spaces import (
+    OneElectronSpace,
+    potential_sources,
+    project_on_functions,
+    residual_energy,
+)
 from kineticnet_jax.functionals.kinetic import von_weizsaecker
 from kineticnet_jax.functionals.learned import LearnedFunctional
 from kineticnet_jax.grid import Grid, GridDensity
@@ -164,8 +169,7 @@ def sample_errors(
 
         if potentials:
             (value, wrong), slope = jax.value_and_grad(energy, has_aux=True)(known.density)
-            along_psi = slope.n * known.psi + jnp.sum(slope.grad_n * known.grad_psi, axis=1)
-            source = 2 * jnp.stack([along_psi, *(known.psi * slope.grad_n.T)])
+            source = potential_sources(slope, known.psi, known.grad_psi)
         else:
             value, wrong = energy(known.density)
             source = None

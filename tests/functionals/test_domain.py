@@ -65,7 +65,7 @@ def test_it_is_known_without_an_element_only_if_all_are(data):
 
 
 def test_it_is_stored(domain, tmp_path):
-    functional = dataclasses.replace(random_functional("total", "density", np.float32))
+    functional = random_functional("total", "density", np.float32)
     save_functional(dataclasses.replace(functional, domain=domain), tmp_path / "f")
     again = read_functional(tmp_path / "f").domain
     assert (again.filters, again.elements) == (domain.filters, domain.elements)

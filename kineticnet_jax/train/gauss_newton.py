@@ -242,8 +242,9 @@ def least_squares_step(
         matrices.append(part.jacobian.reshape(-1, len(before)))
     r, scale = jnp.concatenate(rows), jnp.concatenate(scales)
     # J is far larger than everything else and never copied: not for one matrix of all parts, nor
-    # to be scaled.
-    products = [[a @ b.T for b in matrices] for a in matrices]
+    # to be scaled; of the symmetric product one half is enough.
+    lower = [[a @ b.T for b in matrices[: i + 1]] for i, a in enumerate(matrices)]
+    products = [row + [later[i].T for later in lower[i + 1 :]] for i, row in enumerate(lower)]
     matrix = (scale[:, None] * jnp.block(products) * scale).astype(float)
     damping = settings.damping * jnp.trace(matrix) / count
     known = scale * jnp.concatenate([jacobian @ before for jacobian in matrices])

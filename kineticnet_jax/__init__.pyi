@@ -1,6 +1,6 @@
 """The public names; each module is loaded when the first of its names is used."""
 
-from . import reference
+from . import interchange, reference
 from .data.dataset import Dataset
 from .density import (
     Density,
@@ -54,6 +54,7 @@ __all__ = [
     "forces",
     "initial_density",
     "integrate",
+    "interchange",
     "kinetic_energy",
     "load_functional",
     "molecular_grid",

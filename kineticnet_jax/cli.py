@@ -23,10 +23,14 @@ from kineticnet_jax.errors import unknown_name
 from kineticnet_jax.files import check_writable, complete_file, write_json
 from kineticnet_jax.functionals.registry import FUNCTIONALS, PRETRAINED, training_conditions
 from kineticnet_jax.functionals.xc import XC_FUNCTIONALS
+from kineticnet_jax.interchange import load_density, save_density, write_cube, write_molden
 from kineticnet_jax.minimize import Method
 from kineticnet_jax.system import DENSITY_BASES
 
 DONE, NOT_CONVERGED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+COEFFICIENTS, ORBITAL = ".npz", ".molden"
+"""Endings of the files √n can be saved in."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Optimize:
     learned functional was trained with, else reference for two electrons and even-tempered for
     more."""
     guess: str = "sad"
-    """Starting density: sad, minao, hcore or random."""
+    """Starting density: sad, minao, hcore, random, or an npz file of --save."""
     seed: int = 0
     """Seed of the random guess."""
     charge: int = 0
@@ -73,6 +77,8 @@ class Optimize:
     """Write a figure of the density and of the convergence to this file (png, pdf or svg)."""
     cube: Path | None = None
     """Write the density to this cube file."""
+    save: Path | None = None
+    """Write √n to this file: its coefficients (npz), or as an orbital (molden)."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +188,7 @@ def _optimize(options: Optimize, console: Console) -> int:
             system,
             functional,
             xc,
-            options.guess,
+            _guess(options, system),
             method=options.method,
             tolerance=options.tolerance,
             max_steps=options.max_steps,
@@ -242,20 +248,28 @@ def _check(options: Optimize) -> tuple[str, str]:
     """
     assert options.xc is not None
     assert options.basis is not None
-    for path in (options.json, options.plot, options.cube):
+    for path in (options.json, options.plot, options.cube, options.save):
         if path is not None:
             check_writable(path)
+    if options.save is not None and options.save.suffix not in (COEFFICIENTS, ORBITAL):
+        raise kn.InputError(f"{options.save}: --save must end in {COEFFICIENTS} or {ORBITAL}")
     if options.plot is not None and options.plot.suffix not in (".png", ".pdf", ".svg"):
         raise kn.InputError(f"{options.plot}: a plot must end in .png, .pdf or .svg")
     for kind, name, known in (
         ("xc functional", options.xc, (*XC_FUNCTIONALS, NO_XC)),
         ("guess", options.guess, reference.GUESSES),
     ):
-        if name not in known:
+        if name not in known and not (kind == "guess" and name.endswith(COEFFICIENTS)):
             raise unknown_name(kind, name, known)
     if options.reference and options.xc == NO_XC:
         raise kn.InputError("--reference needs an xc functional, but --xc is none")
     return options.xc, options.basis
+
+
+def _guess(options: Optimize, system: kn.System) -> str | kn.SqrtDensity:
+    if options.guess.endswith(COEFFICIENTS):
+        return load_density(options.guess, system)
+    return options.guess
 
 
 def _result(
@@ -344,18 +358,19 @@ def _write(
 ) -> None:
     if options.json is not None:
         write_json(options.json, result)
-    if options.plot is None and options.cube is None:
-        return
-    # Matplotlib takes half a second to import, which most runs do not need.
-    from kineticnet_jax.report import plot_solution, write_cube
-
     if options.plot is not None:
+        # Matplotlib takes half a second to import, which most runs do not need.
+        from kineticnet_jax.report import plot_solution
+
         exact = None if ground_state is None else kn.OrbitalDensity.from_kohn_sham(ground_state)
         figure = plot_solution(system, solution, exact)
         with complete_file(options.plot) as temporary:
             figure.savefig(temporary, dpi=150)
     if options.cube is not None:
         write_cube(options.cube, system, solution.density)
+    if options.save is not None:
+        write = save_density if options.save.suffix == COEFFICIENTS else write_molden
+        write(options.save, system, solution.density)
 
 
 def _info(options: Info, console: Console) -> None:

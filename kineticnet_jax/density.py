@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kineticnet_jax.basis import Basis, evaluate, evaluate_with_gradient
+from kineticnet_jax.errors import InputError
 from kineticnet_jax.grid import GridDensity
 from kineticnet_jax.system import System
 from kineticnet_jax.types import PerPoint, Points, Positions, Scalar
@@ -59,12 +60,12 @@ class SqrtDensity:
         return values[0], values[1:].T
 
     def on_grid(self, system: System) -> GridDensity:
-        """N = ψ² and ∇n = 2ψ∇ψ on the grid."""
+        """On the grid, n = ψ² and ∇n = 2ψ∇ψ."""
         psi, grad_psi = self.amplitude(system)
         return GridDensity(psi**2, 2 * psi[:, None] * grad_psi)
 
     def at(self, system: System, points: Points) -> PerPoint:
-        """N in bohr⁻³ at any points (bohr), such as those of a plot."""
+        """The density in bohr⁻³ at any points (bohr), such as those of a plot."""
         c = self.normalized(system).coefficients
         return (
             _amplitude_at(
@@ -118,13 +119,35 @@ class OrbitalDensity:
         orbitals = vectors[:, occupied] * np.sqrt(eigenvalues[occupied])
         return cls(np.asarray(positions), basis, orbitals)
 
+    @classmethod
+    def from_pyscf(
+        cls, mol: Any, density_matrix: Float[np.ndarray, "*spins functions functions"]
+    ) -> "OrbitalDensity":
+        """The density of a calculation with PySCF.
+
+        Args:
+            mol: a built `pyscf.gto.Mole` with spherical functions.
+            density_matrix: D of `mf.make_rdm1()`, of both spins if there are two.
+
+        Raises:
+            InputError: if the molecule has Cartesian functions.
+        """
+        from kineticnet_jax import reference
+
+        if mol.cart:
+            raise InputError("the molecule has Cartesian functions; build it with cart=False")
+        total = np.asarray(density_matrix)
+        if total.ndim == 3:
+            total = total.sum(axis=0)
+        return cls.from_density_matrix(mol.atom_coords(), reference.extract_basis(mol), total)
+
     def at(self, system: System, points: Points) -> PerPoint:
-        """N in bohr⁻³ at any points (bohr), such as those of a plot."""
+        """The density in bohr⁻³ at any points (bohr), such as those of a plot."""
         del system
         return _sample_orbitals(self.basis, self.positions, self.orbitals, points)[0]
 
     def on_grid(self, system: System) -> GridDensity:
-        """N and ∇n on the grid."""
+        """The density and its gradient on the grid."""
         n, grad_n = _sample_orbitals(
             self.basis, self.positions, self.orbitals, jnp.asarray(system.grid.points)
         )

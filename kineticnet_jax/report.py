@@ -1,7 +1,6 @@
-"""Figures and volumetric data of densities and optimizations."""
+"""Figures of densities and optimizations."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +13,6 @@ from matplotlib.ticker import MaxNLocator
 from kineticnet_jax.basis import evaluate_with_gradient
 from kineticnet_jax.colors import BLUE, COLORS, GREY, ORANGE
 from kineticnet_jax.density import OrbitalDensity, SqrtDensity
-from kineticnet_jax.files import complete_file
 from kineticnet_jax.functionals.base import LocalFunctional
 from kineticnet_jax.grid import Grid
 from kineticnet_jax.molecule import Molecule
@@ -25,9 +23,6 @@ from kineticnet_jax.units import BOHR_IN_ANGSTROM, CHEMICAL_ACCURACY_IN_MILLIHAR
 
 MARGIN = 3.0
 """Space around the nuclei in a picture, in bohr."""
-
-CUBE_MARGIN = 6.0
-"""Space around the nuclei in a cube file, in bohr: the density there is below 1e-5 of its peak."""
 
 SampledDensity = SqrtDensity | OrbitalDensity
 
@@ -186,40 +181,6 @@ def plot_convergence(axes: Axes, solution: Solution) -> None:
     axes.set(xlabel="step")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
-
-
-def write_cube(path: Path, system: System, density: SampledDensity, spacing: float = 0.2) -> None:
-    """Writes the density (bohr⁻³) as a Gaussian cube file.
-
-    Args:
-        path: where to write; the file appears when it is complete.
-        system: the molecule.
-        density: what to write.
-        spacing: distance of neighbouring voxels in bohr.
-    """
-    from ase import Atoms
-    from ase.io.cube import write_cube as ase_write_cube
-
-    positions = np.asarray(system.molecule.positions)
-    low = positions.min(axis=0) - CUBE_MARGIN
-    shape = np.ceil((positions.max(axis=0) + CUBE_MARGIN - low) / spacing).astype(int) + 1
-    index = np.stack(np.meshgrid(*(np.arange(size) for size in shape), indexing="ij"), axis=-1)
-    points = (low + spacing * index).reshape(-1, 3)
-    n = density.at(system, jnp.asarray(points, dtype=system.dtype))
-    atoms = Atoms(
-        system.molecule.symbols,
-        positions=positions * BOHR_IN_ANGSTROM,
-        cell=spacing * shape * BOHR_IN_ANGSTROM,
-    )
-    comment = f"Electron density of {system.molecule.formula} in bohr^-3"
-    with complete_file(path) as temporary, temporary.open("w") as file:
-        ase_write_cube(
-            file,
-            atoms,
-            np.asarray(n).reshape(shape),
-            origin=low * BOHR_IN_ANGSTROM,
-            comment=comment,
-        )
 
 
 def _line(axes: Axes, system: System) -> tuple[Points, Float[np.ndarray, "points"]]:

@@ -60,6 +60,21 @@ def test_optimize_reports_and_writes_everything(h2, tmp_path, capsys):
     assert n.sum() * voxel == pytest.approx(2, abs=0.02)
 
 
+def test_a_saved_density_is_a_starting_guess(h2, tmp_path, capsys):
+    saved, orbital = tmp_path / "psi.npz", tmp_path / "psi.molden"
+    options = ["--functional", "vw", "--grid-level", 0]
+    assert run("optimize", h2, *options, "--save", saved) == cli.DONE
+    again = ["--guess", saved, "--save", orbital, "--json", tmp_path / "again.json"]
+    assert run("optimize", h2, *options, *again) == cli.DONE
+    assert json.loads((tmp_path / "again.json").read_text())["steps"] <= 1
+    assert orbital.read_text().startswith("[Molden Format]")
+    capsys.readouterr()
+    assert run("optimize", h2, *options, "--basis", "6-31g", "--guess", saved) == cli.BAD_INPUT
+    assert "is in the density basis cc-pvdz" in capsys.readouterr().err
+    assert run("optimize", h2, *options, "--save", tmp_path / "psi.txt") == cli.BAD_INPUT
+    assert "must end in .npz or .molden" in capsys.readouterr().err
+
+
 def test_running_out_of_steps_is_exit_code_one_and_still_reported(h2, tmp_path, capsys):
     out = tmp_path / "out.json"
     options = ["--functional", "vw", "--grid-level", 2, "--guess", "random", "--max-steps", 1]

@@ -21,7 +21,7 @@ ORDER = [
     {"energy"},
     {"minimize", "normal_equations"},
     {"optimize"},
-    {"response"},
+    {"response", "interchange"},
     {"data"},
     {"fit", "forces"},
     {"curvature"},

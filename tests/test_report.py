@@ -1,4 +1,4 @@
-"""Figures show what they say, and cube files are complete."""
+"""Figures show what they say."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +11,6 @@ from kineticnet_jax.report import (
     plot_dissociation,
     plot_kinetic_energy_density,
     plot_solution,
-    write_cube,
 )
 from kineticnet_jax.units import BOHR_IN_ANGSTROM
 
@@ -43,19 +42,6 @@ def test_bent_molecule_is_shown_in_its_plane(prepared):
     bond = np.linalg.norm(oxygen - hydrogen)
     positions = np.asarray(system.molecule.positions) * BOHR_IN_ANGSTROM
     assert bond == pytest.approx(np.linalg.norm(positions[0] - positions[1]), rel=1e-9)
-
-
-def test_cube_holds_the_density_at_its_voxels(prepared, tmp_path):
-    system = prepared("HeH+", level=1)
-    density = kn.initial_density(system)
-    write_cube(tmp_path / "n.cube", system, density, spacing=0.5)
-    lines = (tmp_path / "n.cube").read_text().splitlines()
-    origin = np.array(lines[2].split()[1:], dtype=float)
-    shape = [int(line.split()[0]) for line in lines[3:6]]
-    n = np.array(" ".join(lines[8:]).split(), dtype=float).reshape(shape)
-    index = np.array([10, 12, 13])
-    expected = density.at(system, jnp.array([origin + 0.5 * index]))[0]
-    assert n[tuple(index)] == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_differences_and_kinetic_energy_densities_along_a_bond(prepared, molecule):

@@ -230,7 +230,7 @@ class KineticNet:
         field: Float[Array, "channels size"],
         local: Float[Array, "size inputs"],
     ) -> Float[Array, "size"]:
-        """Τ in units of the Thomas-Fermi (target "total": and tail) kinetic energy density.
+        """τ in units of the Thomas-Fermi (target "total": and tail) one.
 
         Like the encoder's signals, fields are amplitudes: it is their squares that are comparable
         with a kinetic energy density, in the units of which they are given.

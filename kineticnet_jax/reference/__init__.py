@@ -22,6 +22,7 @@ from kineticnet_jax.reference.kohn_sham import (
     guess_density_matrix,
     kohn_sham,
 )
+from kineticnet_jax.reference.molden import read_molden, write_molden
 from kineticnet_jax.reference.vibrations import thermal_modes
 
 __all__ = [
@@ -38,5 +39,7 @@ __all__ = [
     "matrix_slopes",
     "nuclear_attraction_matrices",
     "overlap_and_kinetic",
+    "read_molden",
     "thermal_modes",
+    "write_molden",
 ]

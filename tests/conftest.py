@@ -8,7 +8,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Before JAX is: what XLA says of kept programs hides the reports of failed tests.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Most of the time goes to compiling programs that run once: a quarter less without optimization, and
+# Most of the time goes to compiling programs that run once: a quarter less without optimization and
 # a tenth of the rest in one piece, as two workers are at it anyway. The experiments and the command
 # line in its own process are tested as users have them.
 os.environ.setdefault(

@@ -83,9 +83,14 @@ def fit(options: FitCommand, console: Console) -> None:
         )
         save_functional(result.functional, options.out)
         row = bar.add_task("testing, samples", total=len(test))
-        errors = sample_errors(
-            result.functional, test, lambda done: bar.update(row, completed=done)
-        )
+        try:
+            errors = sample_errors(
+                result.functional, test, lambda done: bar.update(row, completed=done)
+            )
+        except KeyboardInterrupt:
+            raise kn.IncompleteError(
+                f"interrupted; the functional is in {options.out}, its test is not complete"
+            ) from None
     table = fixed_density_table(errors)
     tested = {name: f"MAE {row['mae']:.3g} mHa" for name, row in table.items()}
     save_functional(_with_errors(result.functional, tested), options.out)

@@ -141,12 +141,17 @@ def evaluate_command(options: EvaluateCommand, console: Console) -> None:
         write_report(options.out, title, fixed, {}, {})
         if not options.fixed_only:
             row = bar.add_task("optimizing, geometries", total=len(dataset.geometries))
-            optimized = optimization_errors(
-                functionals,
-                dataset,
-                tuple(starts),
-                callback=partial(_show, bar, row),
-            )
+            try:
+                optimized = optimization_errors(
+                    functionals,
+                    dataset,
+                    tuple(starts),
+                    callback=partial(_show, bar, row),
+                )
+            except KeyboardInterrupt:
+                raise kn.IncompleteError(
+                    f"interrupted; the errors at fixed densities are in {options.out}"
+                ) from None
             grids = {name: grid_errors(functional, dataset)}
             write_report(options.out, title, fixed, optimized, grids)
     for other, errors in fixed.items():

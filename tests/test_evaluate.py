@@ -94,6 +94,19 @@ def test_report_of_the_command_line(data, tmp_path, capsys):
     assert (out / "errors.png").stat().st_size > 10_000
 
 
+def test_interrupted_evaluation_leaves_what_it_knows(data, tmp_path, capsys, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kineticnet_jax.evaluate.optimization_errors", interrupt)
+    out = tmp_path / "report"
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", "vw", "--data", str(data), "--out", str(out), "--alone"])
+    assert end.value.code == 1
+    assert capsys.readouterr().err.strip().endswith(f"errors at fixed densities are in {out}")
+    assert "| vw | H2 |" in (out / "report.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

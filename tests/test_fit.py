@@ -235,3 +235,16 @@ def test_command_line(dataset, tmp_path, capsys, monkeypatch):
     assert "does not exist" in capsys.readouterr().err
     assert run("fit", dataset.path, "--out", out, "--directions", 0) == cli.BAD_INPUT
     assert "directions must be at least 1" in capsys.readouterr().err
+
+
+def test_interrupted_test_leaves_the_functional(dataset, tmp_path, capsys, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("kineticnet_jax.evaluate.sample_errors", interrupt)
+    out = tmp_path / "functional"
+    code = run("fit", dataset.path, "--out", out, "--target", "total", "--energies-only")
+    assert code == cli.NOT_CONVERGED
+    assert f"interrupted; the functional is in {out}" in capsys.readouterr().err
+    assert kn.load_functional(out).target == "total"

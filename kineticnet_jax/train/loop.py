@@ -95,7 +95,8 @@ def train(
     Raises:
         InputError: if data and configuration do not fit together, or the folder holds something
             else, another run, or a damaged checkpoint.
-        IncompleteError: if the loss is not finite; the batch is saved.
+        IncompleteError: if the loss is not finite; the batch is saved. If it is interrupted; the
+            functional of the last step is saved.
     """
     config.check()
     folder = Path(folder)
@@ -139,6 +140,7 @@ class _Run:
         )
         self.emphasis = Emphasis(config, self.folder, self.training, self.template, self.counts)
         self.cuts: CutBank | None = None
+        self._state: TrainState | None = None
         prepare_folder(self.folder, config, dataset)
 
     def _select(self, split: str) -> Dataset:
@@ -229,6 +231,8 @@ class _Run:
                 )
             try:
                 state = self._steps(state, step, checkpoints, callback)
+            except KeyboardInterrupt:
+                raise IncompleteError(self._keep_interrupted()) from None
             finally:
                 checkpoints.close()
         return read_functional(self.folder / BEST)
@@ -254,6 +258,7 @@ class _Run:
             # Read while the step before is computed.
             batch = self.batch(done - 1)
             state, values = step(jax.block_until_ready(state), batch)
+            self._state = state
             recent.append(values)
             if done % config.log_every == 0 or done == config.steps:
                 self._check_finite(done - len(recent), recent, checkpoints)
@@ -273,7 +278,7 @@ class _Run:
                 tables = {"training": metrics.rows, "validation": validation.rows}
                 write_json(self.folder / BOTH, tables)
                 score = _scores(rows)[done]
-                functional = self._functional(state, rows)
+                functional = self._functional(state, rows, self._domain)
                 if score < best:
                     best = score
                     save_functional(functional, self.folder / BEST)
@@ -337,7 +342,20 @@ class _Run:
             )
         return rows
 
-    def _functional(self, state: TrainState, rows: list[dict[str, Any]]) -> LearnedFunctional:
+    def _keep_interrupted(self) -> str:
+        """Saves the functional of a run that is interrupted; returns what to say about it."""
+        again = "give the same command again to go on"
+        if self._state is None:
+            return f"interrupted before the first step; {again}"
+        save_functional(self._functional(self._state, [], None), self.folder / LAST)
+        return (
+            f"interrupted; the functional of step {int(self._state.step)} is in "
+            f"{self.folder / LAST}: {again} from the last checkpoint"
+        )
+
+    def _functional(
+        self, state: TrainState, rows: list[dict[str, Any]], domain: Domain | None
+    ) -> LearnedFunctional:
         """The functional of a state, with its averaged parameters."""
         params = jax.tree.map(lambda x: np.asarray(x, dtype=np.float32), state.averaged)
         details = dict(self.template.provenance.details)
@@ -347,7 +365,7 @@ class _Run:
                 f"T_s MAE {row['energy']:.3g} mHa, potential {row['potential']:.3g} mHa"
             )
         provenance = Provenance(self.config.name, tuple(details.items()))
-        return replace(self.template, params=params, provenance=provenance, domain=self._domain)
+        return replace(self.template, params=params, provenance=provenance, domain=domain)
 
     @cached_property
     def _domain(self) -> Domain | None:

@@ -28,7 +28,7 @@ from kineticnet_jax.train.config import NetworkChoice, TrainConfig, load_train_c
 from kineticnet_jax.train.emphasis import emphasized
 from kineticnet_jax.train.folder import RUN
 from kineticnet_jax.train.groups import GroupReader
-from kineticnet_jax.train.loop import BEST, CHECKPOINTS, train
+from kineticnet_jax.train.loop import BEST, CHECKPOINTS, LAST, train
 from kineticnet_jax.train.loss import validation_errors
 from kineticnet_jax.train.metrics import BOTH, METRICS
 from kineticnet_jax.train.step import OptimizerSettings, initial_state, make_optimizer
@@ -300,6 +300,20 @@ for method in ("adam", "gauss-newton"):
     for number, devices in (("1", None), ("4", jax.devices())):
         train(changed, kn.Dataset({data!r}), {folder!r} + method + number, devices=devices)
 """
+
+
+def test_interrupted_run_leaves_its_functional_and_goes_on(run, data, tmp_path):
+    def interrupt(progress):
+        if progress.step == 6:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    with pytest.raises(IncompleteError, match=r"functional of step 6 is in .*last"):
+        train(CONFIG, kn.Dataset(data), folder, interrupt)
+    functional = kn.load_functional(folder / LAST)
+    assert dict(functional.provenance.details)["steps"] == "6"
+    train(CONFIG, kn.Dataset(data), folder)
+    assert without_times(rows(folder)) == without_times(rows(run))
 
 
 def test_four_devices_are_one(data, tmp_path):

@@ -129,16 +129,20 @@ def plot_kinetic_energy_density(
         InputError: for a functional without a kinetic energy density.
     """
     points, x = _line(axes, system)
+    highest = 0.0
     if reference is not None:
         slopes = evaluate_with_gradient(reference.basis, reference.positions, points)[:, 1:]
         tau = 0.5 * jnp.sum(jnp.einsum("mi,mxg->xig", reference.orbitals, slopes) ** 2, (0, 1))
         axes.semilogy(x, np.asarray(tau), color=GREY, lw=3, alpha=0.5, label="Kohn–Sham")
+        highest = float(jnp.max(tau))
     there = _with_points(system, points)
     sampled = density.on_grid(there)
     for (name, functional), color in zip(functionals.items(), COLORS, strict=False):
-        tau = functional.kinetic_energy_density(system.molecule, there.grid, sampled)
-        axes.semilogy(x, np.asarray(tau)[-len(points) :], color=color, label=name)
-    axes.set(ylabel="kinetic energy density (Ha bohr⁻³)")
+        tau = functional.kinetic_energy_density(system.molecule, there.grid, sampled)[-len(x) :]
+        axes.semilogy(x, np.asarray(tau), color=color, label=name)
+        highest = max(highest, float(jnp.max(tau)))
+    # That of an orbital vanishes where the orbital is flat: down there is nothing to be seen.
+    axes.set(ylabel="kinetic energy density (Ha bohr⁻³)", ylim=(1e-6 * highest, 3 * highest))
     axes.legend(frameon=False)
 
 

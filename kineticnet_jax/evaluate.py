@@ -1,7 +1,9 @@
 """Errors of a functional at the densities of a data set, and after optimizing densities on it."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -21,7 +23,12 @@ from kineticnet_jax.data.spaces import (
     sample_orbitals,
 )
 from kineticnet_jax.data.store import GeometryRecord
-from kineticnet_jax.density import OrbitalDensity, SqrtDensity, fit_sqrt_density
+from kineticnet_jax.density import (
+    OrbitalDensity,
+    SqrtDensity,
+    fit_sqrt_density,
+    initial_density,
+)
 from kineticnet_jax.energy import total_energy
 from kineticnet_jax.errors import InputError
 from kineticnet_jax.functionals.base import (
@@ -33,7 +40,7 @@ from kineticnet_jax.functionals.base import (
 from kineticnet_jax.functionals.kinetic import von_weizsaecker
 from kineticnet_jax.grid import Grid, GridDensity, molecular_grid
 from kineticnet_jax.molecule import Molecule
-from kineticnet_jax.optimize import optimize_density
+from kineticnet_jax.optimize import Solution, optimize_density
 from kineticnet_jax.quadrature import integrate
 from kineticnet_jax.system import System, prepare
 from kineticnet_jax.types import PerPoint, Scalar
@@ -246,7 +253,8 @@ class OptimizationErrors:
         dipole: length of the difference of the dipole moments in e bohr.
         converged: whether the optimization converged.
         steps: number of steps.
-        seconds: of the optimization, compilation included where a shape is new.
+        seconds: of the optimization from this density, beside others on the same cores; compilation
+            is included where a shape is new.
     """
 
     family: np.ndarray
@@ -293,11 +301,15 @@ def optimization_errors(
             system = prepare(molecule, config.basis, config.density_basis, grid_level)
             exact = reference.kohn_sham(molecule, config.xc, config.basis, grid_level)
             density = OrbitalDensity.from_kohn_sham(exact).on_grid(system).n
+            starts = [initial_density(system, guess, seed) for guess, seed in guesses]
             for name, functional in functionals.items():
-                for guess, seed in guesses:
-                    start = time.perf_counter()
-                    solution = optimize_density(system, functional, config.xc, guess, seed=seed)
-                    seconds = time.perf_counter() - start
+                optimize = partial(_timed, system, functional, config.xc)
+                # The first one compiles; one program is slow on several cores, several at once are
+                # not. Starting densities are made before, as PySCF is for one thread.
+                first, *others = starts
+                with ThreadPoolExecutor(os.cpu_count()) as threads:
+                    found = [optimize(first), *threads.map(optimize, others)]
+                for (guess, seed), (solution, seconds) in zip(guesses, found, strict=True):
                     change = solution.density.on_grid(system).n - density
                     weights = system.grid.weights
                     rows[name].append(
@@ -319,6 +331,16 @@ def optimization_errors(
         name: OptimizationErrors(*(np.array(column) for column in zip(*table, strict=True)))
         for name, table in rows.items()
     }
+
+
+def _timed(
+    system: System, functional: Functional, xc: str, guess: SqrtDensity
+) -> tuple[Solution, float]:
+    """An optimization and the seconds it takes, in any thread."""
+    start = time.perf_counter()
+    with jax.enable_x64(True):
+        solution = optimize_density(system, functional, xc, guess)
+    return solution, time.perf_counter() - start
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import CACHE
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 SECONDS = 600
@@ -22,8 +23,9 @@ def test_outputs_are_not_stored(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs(path, monkeypatch):
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
-    # The programs are those a user has.
+    # The programs are those a user has; several notebooks have the same.
     monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(CACHE))
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.parent)}}
     nbclient.NotebookClient(notebook, timeout=SECONDS, resources=resources).execute()

@@ -54,9 +54,12 @@ def hydrogen(length: float) -> kn.Molecule:
     return kn.Molecule.from_string(f"2\n\nH 0 0 0\nH 0 0 {length}")
 
 
-def kohn_sham(place: kn.Molecule) -> dft.rks.RKS:
-    mean_field = dft.RKS(build_mole(place, BASIS), xc=XC)
+def kohn_sham(place: kn.Molecule, field: tuple[float, ...] = (0.0, 0.0, 0.0)) -> dft.rks.RKS:
+    mol = build_mole(place, BASIS)
+    mean_field = dft.RKS(mol, xc=XC)
     mean_field.grids.level, mean_field.conv_tol = 4, 1e-12
+    core = mean_field.get_hcore() + np.tensordot(field, mol.intor("int1e_r"), 1)
+    mean_field.get_hcore = lambda *_: core
     mean_field.kernel()
     return mean_field
 
@@ -81,19 +84,13 @@ def frequency(force: np.ndarray, back: np.ndarray, step: float) -> float:
 
 def polarizability(place: kn.Molecule, strength: float = 1e-3) -> np.ndarray:
     """Of Kohn–Sham in bohr³, from dipole moments in two fields along each axis."""
-    mol = build_mole(place, BASIS)
-    positions = mol.intor("int1e_r")
     columns = []
-    for axis in range(3):
-        moments = []
-        for sign in (1, -1):
-            mean_field = dft.RKS(mol, xc=XC)
-            mean_field.grids.level, mean_field.conv_tol = 4, 1e-12
-            core = dft.RKS(mol).get_hcore() + sign * strength * positions[axis]
-            mean_field.get_hcore = lambda *_, core=core: core
-            mean_field.kernel()
-            moments.append(mean_field.dip_moment(unit="au", verbose=0))
-        columns.append((moments[0] - moments[1]) / (2 * strength))
+    for direction in np.eye(3):
+        plus, minus = (
+            kohn_sham(place, tuple(sign * strength * direction)).dip_moment(unit="au", verbose=0)
+            for sign in (1, -1)
+        )
+        columns.append((plus - minus) / (2 * strength))
     return np.stack(columns, axis=1)
 
 

@@ -1,9 +1,8 @@
 """The two-electron functional: data, training, evaluation and report by one command.
 
 Run `python experiments/two_electron/run.py --out two-electron`; a run that was stopped goes on.
-Training has two parts: `train.toml`, and `strong.toml` with stronger potentials from there on. With
-`--smoke` everything is small and takes a few minutes. With `--functional two-electron` nothing is
-trained: the functional that comes with the package is evaluated again, on other geometries and
+With `--smoke` everything is small and takes a few minutes. With `--functional two-electron` nothing
+is trained: the functional that comes with the package is evaluated again, on other geometries and
 potentials if there is another `--test-seed`.
 """
 
@@ -45,9 +44,6 @@ from kineticnet_jax.units import BOHR_IN_ANGSTROM
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent / "configs"
-PARTS = {"train": "two-electron", "strong": "two-electron-strong"}
-"""Names of the trainings, each beginning where the one before it ended, and of their data."""
-
 SHORTEST, LONGEST = 0.4, 3.0
 """Bond lengths of H2 in Å between which the dissociation curve is computed."""
 
@@ -67,7 +63,7 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_num_cpu_devices", options.devices)
     options.out.mkdir(exist_ok=True, parents=True)
-    # Both parts of the training, and a run that goes on, have the same programs.
+    # A run that goes on has the same programs.
     jax.config.update("jax_compilation_cache_dir", str(options.out / "compiled"))
     test_config = load_config(CONFIGS / "two-electron-test.toml")
     if options.test_seed is not None:
@@ -83,8 +79,7 @@ def main() -> None:
     seconds = {"data": time.perf_counter() - start, "training": 0.0}
     functional, name = options.functional, "two-electron"
     if functional is None:
-        for part in PARTS:
-            functional = trained(part, functional, options, workers, seconds)
+        functional = trained(options, workers, seconds)
     functional = kn.load_functional(functional)
 
     start = time.perf_counter()
@@ -130,22 +125,14 @@ def made_now(config: DataConfig, path: Path, workers: int | None) -> None:
         generate(config, path, workers)
 
 
-def trained(
-    part: str,
-    start: Path | None,
-    options: argparse.Namespace,
-    workers: int | None,
-    seconds: dict[str, float],
-) -> Path:
-    """The folder of the best functional of a part; its times are added to `seconds`."""
-    data_config = load_config(CONFIGS / f"{PARTS[part]}.toml")
-    config = load_train_config(HERE / f"{part}.toml")
+def trained(options: argparse.Namespace, workers: int | None, seconds: dict[str, float]) -> Path:
+    """The folder of the best functional; its times are added to `seconds`."""
+    data_config = load_config(CONFIGS / "two-electron.toml")
+    config = load_train_config(HERE / "train.toml")
     if options.smoke:
         data_config, config = _smaller(data_config), _smaller_training(config)
-    if start is not None:
-        config = dataclasses.replace(config, start=str(start))
     begin = time.perf_counter()
-    data, run = options.out / f"{part}.h5", options.out / part
+    data, run = options.out / "train.h5", options.out / "train"
     made_now(data_config, data, workers)
     seconds["data"] += time.perf_counter() - begin
     begin = time.perf_counter()

@@ -34,11 +34,10 @@ of the von Weizsäcker functional, the exact answer here, is inside.
     kineticnet optimize h2.xyz --functional {name} --reference
 
 - Network: {parameters:,} parameters, target "{target}", input "{inputs}".
-- Trained on: {families}; {xc}/{basis}; ground states and random external potentials, {before}
-  steps, and {steps} more with stronger potentials.
+- Trained on: {families}; {xc}/{basis}; ground states and random external potentials, {steps}
+  steps.
 - Made by: `python experiments/two_electron/run.py`, commit {commit},
-  seeds {seeds}; the data follow from their configuration and seed. Those of both parts of the
-  training are in `functional.json`.
+  seed {seed}; the data follow from their configuration and seed, which are in `functional.json`.
 
 ## Domain of validity
 
@@ -81,7 +80,7 @@ def main() -> None:
         "--commit", help="that the run was made with; by default what is checked out"
     )
     options = parser.parse_args()
-    trained = options.run / "strong" / BEST
+    trained = options.run / "train" / BEST
     functional = read_functional(trained if trained.exists() else PRETRAINED["two-electron"])
     errors = json.loads((options.run / "errors.json").read_text(encoding="utf-8"))
     curve = json.loads((options.run / "curve.json").read_text(encoding="utf-8"))
@@ -110,10 +109,9 @@ def card(functional: LearnedFunctional, errors: dict, curve: dict, commit: str) 
         xc=details["xc"],
         basis=details["basis"],
         domain="\n".join(domain(family) for family in tested.families),
-        before=details["steps before"],
         steps=details["steps"],
         commit=commit,
-        seeds=f"{seed(details['training before'])} and {seed(details['training'])}",
+        seed=json.loads(details["training"])["seed"],
         fixed="\n".join(markdown_table(FIXED_HEADS, errors["fixed_densities"])),
         distances="\n".join(markdown_table(DISTANCE_HEADS, errors["distances"], DISTANCE)),
         guesses=", ".join(dict.fromkeys(errors["runs"][name]["guess"])),
@@ -121,11 +119,6 @@ def card(functional: LearnedFunctional, errors: dict, curve: dict, commit: str) 
         second=curve["second_difference_mha"],
         minimum=curve["minimum_error_angstrom"],
     )
-
-
-def seed(training: str) -> int:
-    """The seed of a training from its configuration as JSON."""
-    return json.loads(training)["seed"]
 
 
 def checked_out() -> str:

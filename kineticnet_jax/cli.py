@@ -172,6 +172,9 @@ def _optimize(options: Optimize, console: Console) -> int:
         start = time.perf_counter()
         system = kn.prepare(molecule, basis, options.density_basis, options.grid_level)
         preparation_seconds = time.perf_counter() - start
+        if options.save is not None and options.save.suffix == ORBITAL:
+            reference.mole_for_molden(molecule, system.density_basis.name)
+        start_density = _guess(options, system)
         if options.reference:
             status.update(f"{molecule.formula}: Kohn–Sham reference")
             ground_state = reference.kohn_sham(molecule, xc, basis, options.grid_level)
@@ -188,7 +191,7 @@ def _optimize(options: Optimize, console: Console) -> int:
             system,
             functional,
             xc,
-            _guess(options, system),
+            start_density,
             method=options.method,
             tolerance=options.tolerance,
             max_steps=options.max_steps,
@@ -259,7 +262,10 @@ def _check(options: Optimize) -> tuple[str, str]:
         ("xc functional", options.xc, (*XC_FUNCTIONALS, NO_XC)),
         ("guess", options.guess, reference.GUESSES),
     ):
-        if name not in known and not (kind == "guess" and name.endswith(COEFFICIENTS)):
+        if kind == "guess" and name.endswith(COEFFICIENTS):
+            if not Path(name).is_file():
+                raise kn.InputError(f"{name}: no such file")
+        elif name not in known:
             raise unknown_name(kind, name, known)
     if options.reference and options.xc == NO_XC:
         raise kn.InputError("--reference needs an xc functional, but --xc is none")

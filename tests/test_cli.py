@@ -105,6 +105,7 @@ def test_molecule_from_standard_input(monkeypatch, capsys):
         (["--basis", "cc-pvdt"], "unknown basis 'cc-pvdt': did you mean 'cc-pv"),
         (["--density-basis", "evntempered"], "unknown basis 'evntempered': did you mean 'even-"),
         (["--guess", "mino"], "unknown guess 'mino': did you mean 'minao'?"),
+        (["--guess", "none.npz"], "none.npz: no such file"),
         (["--grid-level", "9"], "grid level must be 0 to 5, but is 9"),
         (["--charge", "1"], "H2 with charge +1 has 1"),
         (["--charge", "2"], "H2 with charge +2 has 0"),

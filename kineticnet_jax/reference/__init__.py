@@ -22,7 +22,7 @@ from kineticnet_jax.reference.kohn_sham import (
     guess_density_matrix,
     kohn_sham,
 )
-from kineticnet_jax.reference.molden import read_molden, write_molden
+from kineticnet_jax.reference.molden import mole_for_molden, read_molden, write_molden
 from kineticnet_jax.reference.vibrations import thermal_modes
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "known_bases",
     "kohn_sham",
     "matrix_slopes",
+    "mole_for_molden",
     "nuclear_attraction_matrices",
     "overlap_and_kinetic",
     "read_molden",

@@ -15,6 +15,23 @@ HIGHEST = 4
 """Largest angular momentum the format knows."""
 
 
+def mole_for_molden(molecule: Molecule, basis: str) -> Any:
+    """The molecule as a PySCF object in a named basis that a Molden file can hold.
+
+    Args:
+        molecule: the molecule.
+        basis: name of the basis, see `build_mole`.
+
+    Raises:
+        InputError: if the basis has functions the format does not know, beyond l = 4.
+    """
+    mol = build_mole(molecule, basis)
+    highest = max(mol.bas_angular(i) for i in range(mol.nbas))
+    if highest > HIGHEST:
+        raise InputError(f"a Molden file holds l up to {HIGHEST}, but '{basis}' has l = {highest}")
+    return mol
+
+
 def write_molden(
     path: Path,
     molecule: Molecule,
@@ -27,17 +44,14 @@ def write_molden(
     Args:
         path: where to write.
         molecule: the molecule.
-        basis: name of the basis, see `build_mole`.
+        basis: name of the basis, see `mole_for_molden`.
         orbitals: coefficients of normalised orbitals.
         occupations: their numbers of electrons.
 
     Raises:
-        InputError: if the basis has functions the format does not know, beyond l = 4.
+        InputError: as in `mole_for_molden`.
     """
-    mol = build_mole(molecule, basis)
-    highest = max(mol.bas_angular(i) for i in range(mol.nbas))
-    if highest > HIGHEST:
-        raise InputError(f"a Molden file holds l up to {HIGHEST}, but '{basis}' has l = {highest}")
+    mol = mole_for_molden(molecule, basis)
     molden.from_mo(mol, str(path), orbitals, occ=occupations, ene=np.zeros(len(occupations)))
 
 

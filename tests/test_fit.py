@@ -45,6 +45,11 @@ def fitted(dataset):
     return fit_moments(dataset, MOMENTS)
 
 
+@pytest.fixture(scope="module")
+def energies_only(dataset):
+    return fit_moments(dataset, MOMENTS, FitSettings(potentials=False))
+
+
 def test_normal_equations_are_ridge_regression():
     generator = np.random.default_rng(0)
     rows, targets = generator.normal(size=(50, 6)), generator.normal(size=50)
@@ -169,20 +174,17 @@ def test_von_weizsaecker_is_exact_for_two_electrons(dataset):
     assert np.max(errors.potential) < 1e-5
 
 
-def test_fewer_directions_estimate_the_same_fit(dataset, fitted):
-    settings = FitSettings(directions=8)
-    errors = sample_errors(
-        fit_moments(dataset, MOMENTS, settings).functional, dataset.select("test")
+def test_fewer_directions_of_the_potential_are_better_than_none(dataset, energies_only):
+    few = fit_moments(dataset, MOMENTS, FitSettings(directions=8))
+    with_potentials, without = (
+        sample_errors(fit.functional, dataset.select("test")) for fit in (few, energies_only)
     )
-    best = sample_errors(fitted.functional, dataset.select("test"))
-    assert np.mean(errors.potential) < 3 * np.mean(best.potential)
+    # A mean would be that of one or two of the 18 samples.
+    assert np.median(with_potentials.potential) < 0.5 * np.median(without.potential)
 
 
-def test_energies_only_fit_the_energies(dataset, fitted):
-    settings = FitSettings(potentials=False)
-    errors = sample_errors(
-        fit_moments(dataset, MOMENTS, settings).functional, dataset.select("train")
-    )
+def test_energies_only_fit_the_energies(dataset, energies_only):
+    errors = sample_errors(energies_only.functional, dataset.select("train"))
     assert np.mean(np.abs(errors.energy)) < 1e-3
 
 

@@ -1,4 +1,4 @@
-"""Puts the functional of a finished run into the package, with a model card.
+"""Puts the functional of a finished run into the package, and its curve of H2 beside this script.
 
 Run `python experiments/two_electron/ship.py two-electron` after `run.py --out two-electron`. After
 `run.py --functional NAME --out two-electron` the card alone is written again.
@@ -6,6 +6,7 @@ Run `python experiments/two_electron/ship.py two-electron` after `run.py --out t
 
 import argparse
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -73,7 +74,7 @@ H2 from 0.4 to 3 Å: the second difference of the curve deviates from Kohn–Sha
 
 
 def main() -> None:
-    """Copies the functional and writes the card."""
+    """Copies the functional and the figure, and writes the card."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="folder of a finished run.py")
     parser.add_argument(
@@ -91,6 +92,7 @@ def main() -> None:
         temporary.write_text(
             card(functional, errors, curve, options.commit or checked_out()), encoding="utf-8"
         )
+    shutil.copy(options.run / "curve.png", Path(__file__).parent)
     print(f"written to {folder}")
 
 

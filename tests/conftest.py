@@ -8,11 +8,13 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Before JAX is: what XLA says of kept programs hides the reports of failed tests.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Most of the time goes to compiling programs that run once: a quarter less without optimization and
-# a tenth of the rest in one piece, as two workers are at it anyway. The experiments and the command
-# line in its own process are tested as users have them.
+# Most of the time goes to compiling programs that run once: without optimization, in one piece, as
+# two workers are at it anyway, and without fusion emitters it takes a quarter. Programs that run
+# often are compiled as users have them, see the notebook about training.
 os.environ.setdefault(
-    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 "
+    "--xla_cpu_use_fusion_emitters=false",
 )
 
 import jax

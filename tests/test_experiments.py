@@ -1,7 +1,6 @@
 """The experiments run from the beginning to the end, in a small size."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +11,7 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 def test_two_electrons_in_a_small_size(tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, EXPERIMENTS / "two_electron" / "run.py", "--smoke", "--out", out]
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert f"report in {out / 'report.md'}" in done.stdout

@@ -7,6 +7,9 @@ import pytest
 from conftest import CACHE
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+TRAINING = "training"
+"""Its programs run so often that they are compiled as a user has them."""
+
 SECONDS = 600
 """For a cell; far more than it takes, as other tests run beside it."""
 
@@ -23,8 +26,9 @@ def test_outputs_are_not_stored(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs(path, monkeypatch):
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
-    # The programs are those a user has; several notebooks have the same.
-    monkeypatch.delenv("XLA_FLAGS")
+    if path.stem == TRAINING:
+        monkeypatch.delenv("XLA_FLAGS")
+    # Several notebooks have the same programs.
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(CACHE))
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.parent)}}

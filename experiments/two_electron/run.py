@@ -70,8 +70,8 @@ def main() -> None:
         test_config = dataclasses.replace(test_config, seed=options.test_seed)
     guesses, points, baselines, workers = GUESSES, 100, BASELINES, None
     if options.smoke:
-        test_config = _smaller(test_config, 4)
-        guesses, points, baselines, workers = GUESSES[:1], 4, ("tf", "vw"), 1
+        test_config = _smaller(test_config, 2)
+        guesses, points, baselines, workers = GUESSES[:1], 3, ("tf", "vw"), 1
 
     start = time.perf_counter()
     test_data = options.out / f"test-{test_config.seed}.h5"

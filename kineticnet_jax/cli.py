@@ -2,11 +2,16 @@
 
 import logging
 import os
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import jax
@@ -37,7 +42,9 @@ COEFFICIENTS, ORBITAL = ".npz", ".molden"
 class Optimize:
     """Optimize the electron density of a molecule without orbitals.
 
-    Exit codes: 0 converged, 1 not converged (the best state is still reported), 2 bad input.
+    Exit codes: 0 converged, 1 not converged (the best state is still reported), 2 bad input, 130
+    interrupted. Ctrl-C ends the optimization after a few steps with the state it is in, reported
+    and written as any other; once more, and nothing is.
     """
 
     molecule: Positional[Path]
@@ -179,31 +186,51 @@ def _optimize(options: Optimize, console: Console) -> int:
             status.update(f"{molecule.formula}: Kohn–Sham reference")
             ground_state = reference.kohn_sham(molecule, xc, basis, options.grid_level)
 
-        def show(progress: kn.Progress) -> None:
+        def show(progress: kn.Progress) -> bool:
             status.update(
                 f"{molecule.formula}: step {progress.steps}, E = {progress.energy:.6f} Ha, "
                 f"gradient norm {progress.gradient_norm:.1e}"
             )
+            return interrupted.is_set()
 
         status.update(f"{molecule.formula}: compiling")
         start = time.perf_counter()
-        solution = kn.optimize_density(
-            system,
-            functional,
-            xc,
-            start_density,
-            method=options.method,
-            tolerance=options.tolerance,
-            max_steps=options.max_steps,
-            seed=options.seed,
-            callback=show,
-        )
+        with _first_interrupt() as interrupted:
+            solution = kn.optimize_density(
+                system,
+                functional,
+                xc,
+                start_density,
+                method=options.method,
+                tolerance=options.tolerance,
+                max_steps=options.max_steps,
+                seed=options.seed,
+                callback=show,
+            )
         seconds = time.perf_counter() - start
     result = _result(options, system, solution, ground_state)
     result |= {"seconds": seconds, "preparation_seconds": preparation_seconds}
     _print_result(console, system, solution, ground_state, result)
     _write(options, system, solution, ground_state, result)
+    if interrupted.is_set():
+        raise KeyboardInterrupt
     return DONE if solution.converged else NOT_CONVERGED
+
+
+@contextmanager
+def _first_interrupt() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; the next one is a KeyboardInterrupt again."""
+    interrupted = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        interrupted.set()
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _like_training(options: Optimize, functional: kn.Functional) -> Optimize:

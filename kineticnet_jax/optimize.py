@@ -91,7 +91,7 @@ def optimize_density(
     max_steps: int = 200,
     seed: int = 0,
     hartree: bool = True,
-    callback: Callable[[Progress], None] | None = None,
+    callback: Callable[[Progress], object] | None = None,
 ) -> Solution:
     """Minimises the orbital-free energy over the coefficients of ψ = √n.
 
@@ -114,7 +114,8 @@ def optimize_density(
         max_steps: largest number of steps.
         seed: of the random guess.
         hartree: False for electrons that do not interact.
-        callback: called after every few steps, with the host in between.
+        callback: called after every few steps, with the host in between; a true answer ends the
+            optimization.
 
     Returns:
         The solution. Failure to converge is no exception: see `converged` and `reason`.
@@ -135,19 +136,21 @@ def optimize_density(
     state = _start(system, density, max_steps)
     floor = _energy_floor(system)
     interval = max_steps if callback is None else PROGRESS_INTERVAL
-    restarts = 0
+    restarts, asked = 0, False
     while True:
         limit = min(int(state.steps) + interval, max_steps)
         state = _advance(energy, state, method, tolerance, floor, limit)
         if callback is not None:
-            callback(
-                Progress(
-                    int(state.steps),
-                    float(state.value),
-                    float(jnp.linalg.norm(state.gradient)),
+            asked = bool(
+                callback(
+                    Progress(
+                        int(state.steps),
+                        float(state.value),
+                        float(jnp.linalg.norm(state.gradient)),
+                    )
                 )
             )
-        if int(state.steps) >= max_steps:
+        if asked or int(state.steps) >= max_steps:
             break
         if int(state.status) == minimize.CONVERGED and restarts < MAX_RESTARTS:
             if node_share(system, density_of(system, state.z)) < NODE:
@@ -156,7 +159,7 @@ def optimize_density(
             restarts += 1
         elif int(state.status) != minimize.RUNNING:
             break
-    return _solution(energy, state, tolerance, restarts)
+    return _solution(energy, state, tolerance, restarts, asked)
 
 
 @jax.jit
@@ -236,7 +239,7 @@ def _energy_floor(system: System) -> float:
 
 
 def _solution(
-    energy: TotalEnergy, state: minimize.State, tolerance: float, restarts: int
+    energy: TotalEnergy, state: minimize.State, tolerance: float, restarts: int, asked: bool
 ) -> Solution:
     density = density_of(energy.system, state.z)
     status, steps = int(state.status), int(state.steps)
@@ -246,7 +249,7 @@ def _solution(
         energy=float(state.value),
         density=density,
         converged=status == minimize.CONVERGED,
-        reason=_reason(status, steps, norm, tolerance, restarts) + _warning(energy, density),
+        reason=_reason(status, steps, norm, tolerance, restarts, asked) + _warning(energy, density),
         components={name: float(state.rest[name]) for name in COMPONENTS},
         gradient_norm=norm,
         steps=steps,
@@ -273,7 +276,9 @@ def _warning(energy: TotalEnergy, density: SqrtDensity) -> str:
     )
 
 
-def _reason(status: int, steps: int, norm: float, tolerance: float, restarts: int) -> str:
+def _reason(
+    status: int, steps: int, norm: float, tolerance: float, restarts: int, asked: bool
+) -> str:
     if status == minimize.CONVERGED:
         again = ", starting again from |ψ| as ψ had a node" if restarts else ""
         return (
@@ -296,4 +301,6 @@ def _reason(status: int, steps: int, norm: float, tolerance: float, restarts: in
             f"failed after {steps} steps: the energy or its gradient is not a number nearby; "
             "the last good density is kept"
         )
+    if asked:
+        return f"stopped after {steps} steps as the callback asked: {distance}"
     return f"stopped after {steps} steps: {distance}; raise max_steps or try another guess"

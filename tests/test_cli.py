@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+import kineticnet_jax as kn
 from kineticnet_jax import cli
 
 H2 = "2\nhydrogen\nH 0 0 0\nH 0 0 0.74\n"
@@ -83,6 +85,24 @@ def test_running_out_of_steps_is_exit_code_one_and_still_reported(h2, tmp_path, 
     assert result["converged"] is False
     assert "raise max_steps" in result["reason"]
     assert "stopped after 1 steps" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_an_interrupted_optimization_is_reported_and_written(h2, tmp_path, monkeypatch, capsys):
+    optimize = kn.optimize_density
+
+    def interrupted(*arguments, **settings):
+        signal.raise_signal(signal.SIGINT)
+        return optimize(*arguments, **settings)
+
+    monkeypatch.setattr(kn, "optimize_density", interrupted)
+    path = tmp_path / "h2.json"
+    options = ("--functional", "vw", "--guess", "random", "--grid-level", "2", "--json", path)
+    assert run("optimize", h2, *options) == cli.INTERRUPTED
+    shown = capsys.readouterr()
+    assert "stopped after 5 steps" in shown.out
+    assert shown.err == "kineticnet: interrupted\n"
+    assert not json.loads(path.read_text())["converged"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_molecule_from_standard_input(monkeypatch, capsys):

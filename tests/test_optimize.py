@@ -115,6 +115,17 @@ def test_callback_sees_progress_and_changes_nothing(prepared):
     assert seen[-1].energy == solution.energy
 
 
+def test_a_callback_ends_the_optimization(prepared):
+    system = prepared("H2", level=2)
+    solution = kn.optimize_density(
+        system, "vw", guess="random", callback=lambda progress: progress.steps >= 10
+    )
+    assert solution.steps == 10
+    assert not solution.converged
+    assert solution.reason.startswith("stopped after 10 steps as the callback asked")
+    assert solution.energy == min(solution.history.energy)
+
+
 def test_a_density_can_be_the_guess(prepared):
     system = prepared("H2", level=2)
     first = kn.optimize_density(system, "vw")

@@ -302,5 +302,5 @@ def _reason(
             "the last good density is kept"
         )
     if asked:
-        return f"stopped after {steps} steps as the callback asked: {distance}"
+        return f"stopped after {steps} steps as asked: {distance}"
     return f"stopped after {steps} steps: {distance}; raise max_steps or try another guess"

@@ -99,7 +99,7 @@ def test_an_interrupted_optimization_is_reported_and_written(h2, tmp_path, monke
     options = ("--functional", "vw", "--guess", "random", "--grid-level", "2", "--json", path)
     assert run("optimize", h2, *options) == cli.INTERRUPTED
     shown = capsys.readouterr()
-    assert "stopped after 5 steps" in shown.out
+    assert "steps as asked: the gradient norm is" in " ".join(shown.out.split())
     assert shown.err == "kineticnet: interrupted\n"
     assert not json.loads(path.read_text())["converged"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

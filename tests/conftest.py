@@ -4,17 +4,13 @@ import os
 from functools import cache
 from pathlib import Path
 
+from compilation import UNOPTIMIZED
+
 # Before PySCF is imported: its threads wait for each other when tests run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Before JAX is: what XLA says of kept programs hides the reports of failed tests.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Most of the time goes to compiling programs that run once: without optimization, in one piece, as
-# two workers are at it anyway, and without fusion emitters it takes a quarter.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 "
-    "--xla_cpu_use_fusion_emitters=false",
-)
+os.environ.setdefault("XLA_FLAGS", UNOPTIMIZED)
 
 import jax
 import pytest

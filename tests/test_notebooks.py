@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from compilation import NO_EMITTERS
 from conftest import CACHE
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
@@ -27,7 +28,7 @@ def test_outputs_are_not_stored(path):
 def test_it_runs(path, monkeypatch):
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     if path.stem == TRAINING:
-        monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+        monkeypatch.setenv("XLA_FLAGS", NO_EMITTERS)
     # Several notebooks have the same programs.
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(CACHE))
     notebook = nbformat.read(path, as_version=4)

@@ -68,10 +68,10 @@ def main() -> None:
     test_config = load_config(CONFIGS / "two-electron-test.toml")
     if options.test_seed is not None:
         test_config = dataclasses.replace(test_config, seed=options.test_seed)
-    guesses, points, baselines, workers = GUESSES, 100, BASELINES, None
+    guesses, points, baselines, workers, level = GUESSES, 100, BASELINES, None, 3
     if options.smoke:
         test_config = _smaller(test_config, 2)
-        guesses, points, baselines, workers = GUESSES[:1], 3, ("tf", "vw"), 1
+        guesses, points, baselines, workers, level = GUESSES[:1], 3, ("tf", "vw"), 1, 1
 
     start = time.perf_counter()
     test_data = options.out / f"test-{test_config.seed}.h5"
@@ -93,13 +93,15 @@ def main() -> None:
     def show_geometries(done: int) -> None:
         print(f"densities optimized: {done} of {len(test.geometries)} geometries", flush=True)
 
-    optimized = optimization_errors({name: functional}, test, guesses, callback=show_geometries)
-    write_report(options.out, "Two electrons", fixed, optimized, grids)
-    optimized |= optimization_errors(
-        {one: functionals[one] for one in baselines}, test, guesses[:1]
+    optimized = optimization_errors(
+        {name: functional}, test, guesses, grid_level=level, callback=show_geometries
     )
     write_report(options.out, "Two electrons", fixed, optimized, grids)
-    curve = dissociation(functional, test_config, points)
+    optimized |= optimization_errors(
+        {one: functionals[one] for one in baselines}, test, guesses[:1], grid_level=level
+    )
+    write_report(options.out, "Two electrons", fixed, optimized, grids)
+    curve = dissociation(functional, test_config, points, level)
     write_json(options.out / "curve.json", curve)
     figure = plot_dissociation(
         np.array(curve["length_angstrom"]),
@@ -107,7 +109,7 @@ def main() -> None:
         np.array(curve["kohn_sham"]),
     )
     figure.savefig(options.out / "curve.png", dpi=150)
-    for file, figure in bond_figures(functional, test_config).items():
+    for file, figure in bond_figures(functional, test_config, level).items():
         figure.savefig(options.out / file, dpi=150)
     seconds["evaluation"] = time.perf_counter() - start
     write_json(options.out / "seconds.json", seconds)
@@ -166,16 +168,16 @@ def _smaller_training(config: TrainConfig) -> TrainConfig:
 
 
 def dissociation(
-    functional: kn.Functional, config: DataConfig, points: int
+    functional: kn.Functional, config: DataConfig, points: int, level: int
 ) -> dict[str, list[float] | float]:
     """The curve of H2 by density optimization and by Kohn–Sham; energies in hartree."""
     lengths = np.linspace(SHORTEST, LONGEST, points)
     learned, exact = [], []
     for length in lengths:
         molecule = kn.Molecule.from_string(f"2\n\nH 0 0 0\nH 0 0 {length}")
-        system = kn.prepare(molecule, config.basis, config.density_basis)
+        system = kn.prepare(molecule, config.basis, config.density_basis, level)
         learned.append(kn.optimize_density(system, functional, config.xc).energy)
-        exact.append(reference.kohn_sham(molecule, config.xc, config.basis).energy)
+        exact.append(reference.kohn_sham(molecule, config.xc, config.basis, level).energy)
     deviation = np.diff(learned, 2) - np.diff(exact, 2)
     minima = [_minimum(lengths, np.array(values)) for values in (learned, exact)]
     return {
@@ -194,12 +196,14 @@ def _minimum(x: np.ndarray, y: np.ndarray) -> float:
     return float(candidates[np.argmin(spline(candidates))])
 
 
-def bond_figures(functional: kn.Functional, config: DataConfig) -> dict[str, Figure]:
+def bond_figures(functional: kn.Functional, config: DataConfig, level: int) -> dict[str, Figure]:
     """Density, optimization path and potential of H2 at its bond length, by file name."""
     molecule = kn.Molecule.from_string("2\n\nH 0 0 0\nH 0 0 0.74")
-    system = kn.prepare(molecule, config.basis, config.density_basis)
+    system = kn.prepare(molecule, config.basis, config.density_basis, level)
     solution = kn.optimize_density(system, functional, config.xc, "hcore")
-    exact = kn.OrbitalDensity.from_kohn_sham(reference.kohn_sham(molecule, config.xc, config.basis))
+    exact = kn.OrbitalDensity.from_kohn_sham(
+        reference.kohn_sham(molecule, config.xc, config.basis, level)
+    )
     return {
         "bond.png": plot_solution(system, solution, exact),
         "potential.png": plot_potential(functional, system, solution.density),

@@ -105,6 +105,6 @@ def _polarizability(energy: TotalEnergy, density: SqrtDensity) -> Float[Array, "
     x = variables(system, density)
     _, hessian = jax.linearize(_slope(energy, x), x)
     derivatives = jax.jacrev(lambda x: dipole_moment(system, density_of(system, x)))(x)
-    # One after the other: a program for all three at once takes twice as long to compile.
+    # One after the other, in the memory of one.
     answers = jax.lax.map(partial(_solve, hessian), derivatives)
     return derivatives @ answers.T

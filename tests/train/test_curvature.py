@@ -22,6 +22,7 @@ from kineticnet_jax.train.curvature import (
     curvature_rows,
     learned_curvature,
 )
+from kineticnet_jax.train.gauss_newton import GaussNewtonSettings
 from kineticnet_jax.train.groups import GroupReader, over_geometries
 from kineticnet_jax.train.loop import train
 from kineticnet_jax.train.loss import prepare_geometry
@@ -99,7 +100,10 @@ def test_training_raises_curvatures(data, tmp_path):
         "tiny",
         steps=24,
         network=dataclasses.replace(NETWORK, interactions=0),
-        optimizer=OptimizerSettings(warmup=2, final=1.0),
+        # Plain damped steps: with momentum, the curvatures rise and fall.
+        optimizer=OptimizerSettings(
+            warmup=2, final=1.0, gauss_newton=GaussNewtonSettings(damping=1e-3, momentum=0.0)
+        ),
         # One search, so that the directions stay the same, and little else that counts.
         curvature=dataclasses.replace(SETTINGS, every=12, weight=1e4),
         precision="float64",
@@ -112,7 +116,7 @@ def test_training_raises_curvatures(data, tmp_path):
     with (tmp_path / "run" / METRICS).open(newline="") as file:
         values = [float(row["curvature"]) for row in csv.DictReader(file)]
     assert values[:12] == [0] * 12
-    assert 0 < sum(values[-2:]) < 0.1 * sum(values[12:14])
+    assert 0 < np.mean(values[-4:]) < 0.1 * np.mean(values[12:14])
 
 
 @pytest.mark.parametrize(

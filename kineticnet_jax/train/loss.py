@@ -24,7 +24,7 @@ from kineticnet_jax.quadrature import integrate
 from kineticnet_jax.train.groups import Group, Targets, over_geometries
 from kineticnet_jax.types import Scalar
 
-CHUNK = 1 << 14
+CHUNK = 1 << 15
 """Points processed together: whole grids of small molecules, as training keeps filters anyway."""
 
 MILLIHARTREE = 1e-3

@@ -16,6 +16,12 @@ class IncompleteError(RuntimeError):
     """A long run ended before it was done; the message says what is kept and how to go on."""
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an error says; an OSError without its number and file."""
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return said.splitlines()[0]
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """Returns the error for a name that does not exist, with the closest known one suggested.
 

@@ -115,6 +115,16 @@ def molecular_grid(molecule: Molecule, level: int = 3) -> Grid:
     )
 
 
+def check_level(level: int) -> None:
+    """Checks the level of a grid.
+
+    Raises:
+        InputError: for an unknown one.
+    """
+    if level not in GRID_LEVELS:
+        raise InputError(f"grid level must be 0 to {GRID_LEVELS[-1]}, but is {level}")
+
+
 @cache
 def grid_template(charges: tuple[int, ...], level: int) -> GridTemplate:
     """Atomic quadrature rules of all atoms, padded to a bucket with points of weight zero.
@@ -126,8 +136,7 @@ def grid_template(charges: tuple[int, ...], level: int) -> GridTemplate:
     Raises:
         InputError: for an unknown level or an element above xenon.
     """
-    if level not in GRID_LEVELS:
-        raise InputError(f"grid level must be 0 to {GRID_LEVELS[-1]}, but is {level}")
+    check_level(level)
     heaviest = len(BRAGG_RADII) - 1
     if max(charges) > heaviest:
         raise InputError(f"grids exist up to Z = {heaviest}, but an atom has Z = {max(charges)}")

@@ -121,16 +121,12 @@ def optimize_density(
         The solution. Failure to converge is no exception: see `converged` and `reason`.
 
     Raises:
-        InputError: for an unknown functional, guess or method, or a step limit below one.
+        InputError: for an unknown functional, guess or method, or a tolerance or step limit that
+            is not positive.
     """
-    if method not in get_args(minimize.Method):
-        raise unknown_name("method", method, get_args(minimize.Method))
-    if max_steps < 1:
-        raise InputError(f"max_steps must be at least 1, but is {max_steps}")
     if tolerance is None:
         tolerance = 1e-6 if system.dtype == np.float64 else 1e-3
-    if not tolerance > 0:
-        raise InputError(f"tolerance must be positive, but is {tolerance:g}")
+    check_limits(method, tolerance, max_steps)
     energy = total_energy(system, functional, xc, hartree)
     density = guess if isinstance(guess, SqrtDensity) else initial_density(system, guess, seed)
     state = _start(system, density, max_steps)
@@ -160,6 +156,20 @@ def optimize_density(
         elif int(state.status) != minimize.RUNNING:
             break
     return _solution(energy, state, tolerance, restarts, asked)
+
+
+def check_limits(method: str, tolerance: float, max_steps: int) -> None:
+    """Checks the arguments of these names of `optimize_density`.
+
+    Raises:
+        InputError: for an unknown method, or a tolerance or step limit that is not positive.
+    """
+    if method not in get_args(minimize.Method):
+        raise unknown_name("method", method, get_args(minimize.Method))
+    if max_steps < 1:
+        raise InputError(f"max_steps must be at least 1, but is {max_steps}")
+    if not tolerance > 0:
+        raise InputError(f"tolerance must be positive, but is {tolerance:g}")
 
 
 @jax.jit

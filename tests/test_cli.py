@@ -136,6 +136,10 @@ def test_molecule_from_standard_input(monkeypatch, capsys):
         (["--json", "/proc/out.json"], "cannot be written"),
         (["--plot", "out.jpeg"], "a plot must end in .png, .pdf or .svg"),
         (["--xc", "none", "--reference"], "--reference needs an xc functional"),
+        (["--workers", "2"], "--workers needs --out"),
+        (["--out", "all.jsonl", "--plot", "out.png"], "--plot does not go with --out"),
+        (["--out", "all.jsonl", "--guess", "old.npz"], "--guess FILE does not go with --out"),
+        (["--out", "all.jsonl", "--grid-level", "9"], "grid level must be 0 to 5, but is 9"),
     ],
 )
 def test_bad_options_are_one_line_and_exit_code_two(h2, capsys, options, message):

@@ -9,7 +9,7 @@ PACKAGE = Path(kineticnet_jax.__file__).parent
 
 # A module may import those in earlier rows, and other parts of its own row.
 ORDER = [
-    {"types", "units", "errors", "safe", "files", "config", "colors"},
+    {"types", "units", "errors", "safe", "files", "config", "colors", "cluster"},
     {"harmonics", "boys"},
     {"molecule", "quadrature"},
     {"basis", "grid_tables"},
@@ -21,14 +21,14 @@ ORDER = [
     {"energy"},
     {"minimize", "normal_equations"},
     {"optimize"},
-    {"response", "interchange"},
+    {"response", "interchange", "survey"},
     {"data"},
     {"fit", "forces"},
     {"curvature"},
     {"evaluate"},
     {"train", "evaluation_report"},
     {"report", "ase"},
-    {"cli_data", "cli_functionals", "cli_train"},
+    {"cli_data", "cli_functionals", "cli_optimize", "cli_train"},
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -7,22 +7,19 @@ step merges them into one file, which appears under its name only when it is com
 import fcntl
 import io
 import json
-import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from importlib import metadata
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import h5py
-import jax
 import numpy as np
 
+from kineticnet_jax import cluster
 from kineticnet_jax.data.config import SPLITS, DataConfig
 from kineticnet_jax.data.generate import family_record, generate_geometry
 from kineticnet_jax.data.geometries import GeometryTask, draw_geometries, middle_geometry
@@ -33,7 +30,7 @@ from kineticnet_jax.data.store import (
     write_geometry,
     write_header,
 )
-from kineticnet_jax.errors import ConvergenceError, IncompleteError, InputError
+from kineticnet_jax.errors import ConvergenceError, IncompleteError, InputError, first_line
 from kineticnet_jax.files import check_writable, complete_file
 
 if TYPE_CHECKING:
@@ -41,25 +38,6 @@ if TYPE_CHECKING:
 
 PACKAGES = ("kineticnet-jax", "jax", "jaxlib", "pyscf", "numpy", "scipy", "h5py")
 """Packages whose versions are stored with a data set."""
-
-TASKS_PER_WORKER = 3
-"""Geometries handed to a worker in advance, so that it never waits."""
-
-WORKER_TIMEOUT = 120.0
-"""Seconds to wait for the first worker of a cluster."""
-
-
-# Freed memory stays with a worker: handing arrays of some megabytes back to the system after each
-# use, as dask's own setting does, costs a third of the time.
-_WORKER_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
-    "MALLOC_TOP_PAD_": str(1 << 26),
-    "MALLOC_MMAP_MAX_": "0",
-    # Workers import the program that runs, and with it perhaps a package that shows all messages.
-    "DASK_LOGGING__DISTRIBUTED": "critical",
-}
 
 
 @dataclass(frozen=True)
@@ -106,8 +84,7 @@ def generate(
     """
     path = Path(path)
     config.check()
-    if workers is not None and workers < 1:
-        raise InputError(f"the number of workers must be at least 1, but is {workers}")
+    cluster.check_workers(workers)
     tasks = draw_geometries(config)
     families = {
         family.name: family_record(config, family.name, middle_geometry(family))
@@ -120,7 +97,7 @@ def generate(
     with _parts_folder(path, config) as parts:
         missing = [task for task in tasks if not _part(parts, task.index).exists()]
         if missing:
-            with _client(workers, scheduler) as client:
+            with cluster.connect(workers, scheduler) as client:
                 _compute_all(client, config, missing, len(tasks), parts, callback)
         with (
             _disk_errors(parts, len(tasks)),
@@ -143,13 +120,9 @@ def _disk_errors(parts: Path, total: int) -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         finished = len(list(parts.glob("[0-9]*.h5")))
         raise IncompleteError(
-            f"the data set cannot be written ({_first_line(error)}); {finished} of {total} "
+            f"the data set cannot be written ({first_line(error)}); {finished} of {total} "
             f"geometries are kept in {parts}: make room and run the same again"
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error)).splitlines()[0]
 
 
 def parts_folder(path: Path) -> Path:
@@ -212,34 +185,20 @@ def _compute_all(
     callback: Callable[[Progress], None] | None,
 ) -> None:
     """Computes all tasks on a cluster and writes each result as it arrives."""
-    from distributed import as_completed
-
-    resumed, samples, finished = total - len(tasks), 0, 0
-    waiting = iter(tasks)
-
-    def submit(count: int) -> list:
-        return [
-            client.submit(compute_part, config, task, pure=False) for task in islice(waiting, count)
-        ]
-
-    futures = as_completed(submit(TASKS_PER_WORKER * max(1, len(client.ncores()))))
-    for future in futures:
-        try:
-            index, content, count = future.result()
-        except Exception as error:  # Whatever a worker raised, or its death.
-            kept = resumed + finished
-            raise IncompleteError(
-                f"a worker failed ({type(error).__name__}: {_first_line(error)}); {kept} "
-                f"of {total} geometries are kept in {parts}: run the same again"
-            ) from error
-        with _disk_errors(parts, total), complete_file(_part(parts, index)) as temporary:
-            temporary.write_bytes(content)
-        finished, samples = finished + 1, samples + count
-        future.release()
-        for extra in submit(1):
-            futures.add(extra)
-        if callback is not None:
-            callback(Progress(resumed + finished, total, resumed, samples))
+    resumed, finished, samples = total - len(tasks), 0, 0
+    computed = cluster.results(client, compute_part, ((config, task) for task in tasks))
+    try:
+        for index, content, count in computed:
+            with _disk_errors(parts, total), complete_file(_part(parts, index)) as temporary:
+                temporary.write_bytes(content)
+            finished, samples = finished + 1, samples + count
+            if callback is not None:
+                callback(Progress(resumed + finished, total, resumed, samples))
+    except cluster.WorkerError as error:
+        raise IncompleteError(
+            f"{error}; {resumed + finished} of {total} geometries are kept in {parts}: run the "
+            "same again"
+        ) from error
 
 
 def compute_part(config: DataConfig, task: GeometryTask) -> tuple[int, bytes, int]:
@@ -274,69 +233,3 @@ def _merge(file: h5py.File, parts: Path, tasks: list[GeometryTask]) -> None:
                     splits[task.split].append(task.index)
     for name, indices in splits.items():
         file[f"splits/{name}"] = np.array(indices, dtype=np.int64)
-
-
-@contextmanager
-def _client(workers: int | None, scheduler: str | None) -> Iterator["Client"]:
-    """A dask client of local processes, or of a running scheduler."""
-    # Dask takes most of a second to import, which nothing else needs.
-    import dask
-    from distributed import Client, LocalCluster
-
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    if scheduler is not None:
-        try:
-            client = Client(scheduler, timeout=10)
-        except (OSError, TimeoutError, ValueError) as error:
-            raise InputError(f"no dask scheduler answers at {scheduler} ({error})") from None
-        with client:
-            _prepare_workers(client, 1)
-            yield client
-        return
-    count = workers or os.cpu_count() or 1
-    with dask.config.set({"distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT}):
-        cluster = LocalCluster(
-            n_workers=count,
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=0,
-            dashboard_address=":0",
-            silence_logs=logging.CRITICAL,
-        )
-        client = Client(cluster)
-        try:
-            _prepare_workers(client, count)
-            yield client
-        finally:
-            # Dask may raise when it closes while a worker that died is being started again, and
-            # that would hide why the run ends.
-            for part in (client, cluster):
-                with suppress(Exception):
-                    part.close()
-
-
-def _prepare_workers(client: "Client", count: int) -> None:
-    client.register_worker_callbacks(
-        partial(_use_one_thread, jax.config.values["jax_compilation_cache_dir"])
-    )
-    try:
-        client.wait_for_workers(count, timeout=WORKER_TIMEOUT)
-    except TimeoutError:
-        raise IncompleteError(
-            f"no dask worker appeared within {WORKER_TIMEOUT:.0f} s; start workers and try again"
-        ) from None
-
-
-def _use_one_thread(cache: str | None) -> None:
-    """Makes a worker compute on one thread, before it computes anything.
-
-    The sums of a program on several threads depend on their number; and as many workers as
-    processors are faster than threads.
-    """
-    flag = "--xla_cpu_multi_thread_eigen=false"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
-    os.environ["PJRT_NPROC"] = "1"
-    jax.config.update("jax_platforms", "cpu")
-    if cache is not None:
-        jax.config.update("jax_compilation_cache_dir", cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

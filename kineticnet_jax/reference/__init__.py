@@ -6,6 +6,7 @@ No other part of the package imports PySCF.
 from kineticnet_jax.reference.basis_sets import (
     AUXILIARY,
     build_mole,
+    check_basis,
     extract_basis,
     known_bases,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "KohnSham",
     "MatrixSlopes",
     "build_mole",
+    "check_basis",
     "extract_basis",
     "guess_density_matrix",
     "inverse_coulomb_root",

@@ -23,6 +23,9 @@ AUXILIARY = "coulomb-fit"
 _SUGGESTED = ("sto-3g", "6-31g", "cc-pvdz", "cc-pvtz", "cc-pvqz", "aug-cc-pvdz", "aug-cc-pvtz",
               "def2-svp", "def2-tzvp", "def2-qzvp", "pcseg-1", "pcseg-2")  # fmt: skip
 
+_COMMON = ("H", "C", "Na", "Fe")
+"""A basis that has none of these elements does not exist."""
+
 # Range of an even-tempered set relative to the smallest and largest exponent of cc-pVTZ, by l: sets
 # that represent √n of water to 0.2 %.
 _RANGE_HYDROGEN = {1: (0.5, 4.3), 2: (0.38, 2.8)}
@@ -87,6 +90,22 @@ def known_bases() -> tuple[str, ...]:
     return _SUGGESTED
 
 
+def check_basis(name: str) -> None:
+    """Finds out whether a basis exists, for whichever elements.
+
+    Raises:
+        InputError: for an unknown basis.
+    """
+    for element in _COMMON:
+        try:
+            _element_basis(name, element)
+        except InputError as error:
+            problem = error
+        else:
+            return
+    raise problem
+
+
 def _element_basis(basis: str, element: str) -> list:
     name = basis.lower()
     if name == AUXILIARY:
@@ -117,7 +136,7 @@ def _load(name: str, element: str) -> list:
     """
     shells = _lookup(name, element)
     if shells is None:
-        if all(_lookup(name, other) is None for other in ("H", "C", "Na", "Fe")):
+        if all(_lookup(name, other) is None for other in _COMMON):
             raise unknown_name("basis", name, (*_SUGGESTED, EVEN_TEMPERED))
         raise InputError(f"basis '{name}' has no functions for element {element}")
     with warnings.catch_warnings():

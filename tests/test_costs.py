@@ -34,7 +34,7 @@ def test_a_network_is_its_convolutions(molecule):
     """Encoder and decoder, each forward and backward; in one piece, as loops count once."""
     water = molecule("H2O")
     system = kn.prepare(water, grid_level=1, dtype=np.float32)
-    config = network_config("small", (1, 8))
+    config = network_config("small", (1, 8), interactions=0)
     functional = LearnedFunctional(config, KineticNet(config).init(jax.random.key(0)))
     points = len(system.grid.weights)
     bound = functional.bind_traced(water, system.grid, points)

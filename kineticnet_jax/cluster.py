@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -21,6 +22,12 @@ TASKS_PER_WORKER = 3
 WORKER_TIMEOUT = 120.0
 """Seconds to wait for the first worker of a cluster."""
 
+MAPPINGS = Path("/proc/self/maps")
+"""Memory mappings of this process, a line each; on Linux only."""
+
+MOST_MAPPINGS = 20_000
+"""Far from the 65,530 a process may have: beyond, compilation ends the process."""
+
 # Freed memory stays with a worker: handing arrays of some megabytes back to the system after each
 # use, as dask's own setting does, costs a third of the time.
 _WORKER_ENVIRONMENT = {
@@ -32,6 +39,12 @@ _WORKER_ENVIRONMENT = {
     # Workers import the program that runs, and with it perhaps a package that shows all messages.
     "DASK_LOGGING__DISTRIBUTED": "critical",
 }
+
+
+def drop_programs_if_many() -> None:
+    """Forgets compiled programs when there are many; each large one takes thousands of mappings."""
+    if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > MOST_MAPPINGS:
+        jax.clear_caches()
 
 
 class WorkerError(RuntimeError):

@@ -1,12 +1,13 @@
-"""Output files that are either complete or not there."""
+"""Output files that are either complete or not there, and locks on those that are written."""
 
+import fcntl
 import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from kineticnet_jax.errors import InputError
 
@@ -27,6 +28,22 @@ def check_writable(path: Path) -> None:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
     os.close(handle)
     os.unlink(name)
+
+
+def lock(file: int | IO, path: Path) -> None:
+    """Locks an open file until it is closed.
+
+    Args:
+        file: the file, or its descriptor.
+        path: of what it stands for.
+
+    Raises:
+        InputError: if another process has locked it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"{path}: another run is writing it; wait, or choose another") from None
 
 
 @contextmanager

@@ -4,7 +4,6 @@ Results are lines of JSON in the order in which they are finished. A run that en
 the molecules it was at: the same call goes on, after a line that was only half written is removed.
 """
 
-import fcntl
 import json
 import os
 import time
@@ -28,7 +27,7 @@ from kineticnet_jax.errors import (
     first_line,
     unknown_name,
 )
-from kineticnet_jax.files import check_writable
+from kineticnet_jax.files import check_writable, lock
 from kineticnet_jax.functionals.base import Functional
 from kineticnet_jax.functionals.registry import load_functional
 from kineticnet_jax.functionals.xc import XC_FUNCTIONALS
@@ -39,12 +38,6 @@ from kineticnet_jax.optimize import Solution, check_limits, optimize_density
 from kineticnet_jax.quadrature import integrate
 from kineticnet_jax.system import DENSITY_BASES, System, prepare
 from kineticnet_jax.units import BOHR_IN_ANGSTROM
-
-MAPPINGS = Path("/proc/self/maps")
-"""Memory mappings of this process, a line each; on Linux only."""
-
-MOST_MAPPINGS = 20_000
-"""Far from the 65,530 a process may have: large programs take thousands each."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +71,11 @@ class Calculation:
     reference: bool = False
 
     def check(self) -> None:
-        """Finds what is wrong for any molecule, before anything expensive starts.
+        """Finds what is wrong for any molecule and functional, before anything expensive starts.
 
         Raises:
             InputError: naming what to change.
         """
-        load_functional(self.functional)
         for kind, name, known in (
             ("xc functional", self.xc.lower(), (*XC_FUNCTIONALS, NO_XC)),
             ("guess", self.guess, reference.GUESSES),
@@ -170,13 +162,15 @@ def survey(
         The results in the order of the molecules.
 
     Raises:
-        InputError: as in `Calculation.check`; if the file holds something else, or another survey
-            is writing it; for less than one worker, or a scheduler that does not answer.
+        InputError: as in `Calculation.check` and `load_functional`; if the file holds something
+            else, or another survey is writing it; for less than one worker, or a scheduler that
+            does not answer.
         IncompleteError: if a worker fails, the disk is full, or the survey is interrupted; the
             same call goes on from there.
     """
     path = Path(path)
     calculation.check()
+    load_functional(calculation.functional)
     cluster.check_workers(workers)
     check_writable(path)
     given = {
@@ -219,7 +213,7 @@ def optimize_one(calculation: Calculation, number: int, molecule: Molecule) -> d
         number: of the molecule.
         molecule: any.
     """
-    _drop_programs_if_many()
+    cluster.drop_programs_if_many()
     start = time.perf_counter()
     result = _identity(calculation, number, molecule)
     try:
@@ -270,12 +264,7 @@ def _identity(calculation: Calculation, number: int, molecule: Molecule) -> dict
 def _locked(path: Path) -> Iterator[BinaryIO]:
     """The file of results, open for nobody else."""
     with path.open("a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{path}: another run is writing it; wait, or choose another"
-            ) from None
+        lock(file, path)
         yield file
 
 
@@ -303,8 +292,3 @@ def _finished(
         raise InputError(f"{path}: holds something else; choose another file")
     file.truncate(sum(len(line) + 1 for line in lines))
     return found
-
-
-def _drop_programs_if_many() -> None:
-    if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > MOST_MAPPINGS:
-        jax.clear_caches()

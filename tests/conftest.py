@@ -19,6 +19,7 @@ from datasets import write_dataset
 from geometries import GEOMETRIES
 
 import kineticnet_jax as kn
+from kineticnet_jax import cluster
 
 jax.config.update("jax_enable_x64", True)
 # Compiled programs are shared by the workers of a test run and by later runs.
@@ -26,19 +27,12 @@ CACHE = Path(__file__).parents[1] / ".pytest_cache" / "xla"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
-MAPPINGS = Path("/proc/self/maps")
-"""Memory mappings of this process, a line each; on Linux only."""
-
-MOST_MAPPINGS = 20_000
-"""Far from the 65,530 a process may have: beyond, compilation ends the process."""
-
 
 @pytest.fixture(autouse=True, scope="module")
 def few_memory_mappings():
     """Drops compiled programs when there are many; each large one takes thousands of mappings."""
     yield
-    if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > MOST_MAPPINGS:
-        jax.clear_caches()
+    cluster.drop_programs_if_many()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 import kineticnet_jax as kn
-from kineticnet_jax import cli_optimize, survey
+from kineticnet_jax import cli_optimize, cluster, survey
 from kineticnet_jax.survey import Calculation
 
 XYZ = """2
@@ -148,8 +148,8 @@ def test_a_failing_worker_is_one_line(folder, tmp_path, monkeypatch):
 
 def test_programs_are_dropped_when_there_are_many(monkeypatch):
     dropped = []
-    monkeypatch.setattr(survey.jax, "clear_caches", lambda: dropped.append(True))
-    survey._drop_programs_if_many()
-    monkeypatch.setattr(survey, "MOST_MAPPINGS", 1)
-    survey._drop_programs_if_many()
-    assert len(dropped) == survey.MAPPINGS.exists()
+    monkeypatch.setattr(cluster.jax, "clear_caches", lambda: dropped.append(True))
+    cluster.drop_programs_if_many()
+    monkeypatch.setattr(cluster, "MOST_MAPPINGS", 1)
+    cluster.drop_programs_if_many()
+    assert len(dropped) == cluster.MAPPINGS.exists()

@@ -4,7 +4,6 @@ Every finished geometry is a complete little HDF5 file in a folder beside the da
 step merges them into one file, which appears under its name only when it is complete.
 """
 
-import fcntl
 import io
 import json
 import os
@@ -31,7 +30,7 @@ from kineticnet_jax.data.store import (
     write_header,
 )
 from kineticnet_jax.errors import ConvergenceError, IncompleteError, InputError, first_line
-from kineticnet_jax.files import check_writable, complete_file
+from kineticnet_jax.files import check_writable, complete_file, lock
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -135,14 +134,9 @@ def _parts_folder(path: Path, config: DataConfig) -> Iterator[Path]:
     """The folder of finished geometries, locked, and checked to belong to the configuration."""
     parts = parts_folder(path)
     parts.mkdir(exist_ok=True)
-    lock = os.open(parts / "lock", os.O_RDWR | os.O_CREAT)
+    handle = os.open(parts / "lock", os.O_RDWR | os.O_CREAT)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{path}: another run is writing it; wait, or choose another"
-            ) from None
+        lock(handle, path)
         identity = json.dumps({"schema_version": SCHEMA_VERSION, "config": config.to_json()})
         stamp = parts / "config.json"
         if not stamp.exists():
@@ -155,7 +149,7 @@ def _parts_folder(path: Path, config: DataConfig) -> Iterator[Path]:
             )
         yield parts
     finally:
-        os.close(lock)
+        os.close(handle)
 
 
 def _check_same(path: Path, config: DataConfig) -> None:

@@ -163,6 +163,8 @@ def _calculation(options: Optimize) -> Calculation:
 def _optimize_all(options: Optimize, out: Path, console: Console) -> int:
     """Computes all geometries of a file and reports how many converged; returns the exit code."""
     molecules = read_frames(options.molecule, options.charge)
+    if not molecules:
+        raise kn.InputError(f"{options.molecule}: empty, expected geometries in xyz format")
     with progress_bar(console) as bar:
         row = bar.add_task("molecules", total=len(molecules))
         results = survey(

@@ -137,6 +137,13 @@ def test_bad_numbers_of_workers_write_nothing(folder, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_without_geometries_is_bad_input(tmp_path):
+    (tmp_path / "all.xyz").write_text("")
+    with pytest.raises(kn.InputError, match="empty, expected geometries"):
+        run(tmp_path, "all.jsonl")
+    assert not (tmp_path / "all.jsonl").exists()
+
+
 def test_a_failing_worker_is_one_line(folder, tmp_path, monkeypatch):
     def fail(calculation, number, molecule):
         raise MemoryError

@@ -1,5 +1,6 @@
 """Equivariant message passing between atoms, from the layers of e3nn-jax."""
 
+from collections.abc import Callable
 from functools import cache
 
 import e3nn_jax as e3nn
@@ -141,7 +142,20 @@ class Interaction(nn.Module):
         together = e3nn.concatenate([x, received, own]).regroup()
         gates = e3nn.Irreps([(self.features * self.degree, "0e")])
         update = e3nn.flax.Linear((irreps.filter("0e") + gates + irreps[1:]).simplify())(together)
-        return x + e3nn.gate(update, even_act=jax.nn.silu, even_gate_act=jax.nn.sigmoid), None
+        gated = e3nn.gate(
+            update,
+            even_act=_normalized(jax.nn.silu),
+            even_gate_act=_normalized(jax.nn.sigmoid),
+            normalize_act=False,
+        )
+        return x + gated, None
+
+
+@cache
+def _normalized(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """Scaled to a mean square of one for normal input, as e3nn does it anew in every call."""
+    with jax.enable_x64(True):
+        return e3nn.normalize_function(function)
 
 
 def _to_inner_multiplicity(x: e3nn.IrrepsArray) -> e3nn.IrrepsArray:

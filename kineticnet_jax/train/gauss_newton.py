@@ -33,18 +33,26 @@ ROBUST = 10.0
 """Energy error in mHa, and square root of a potential error, from which on errors count less."""
 
 
+SMOOTH = 10
+"""One of so many functions of √n, those with the least kinetic energies, count as smooth."""
+
+
 @dataclass(frozen=True)
 class GaussNewtonSettings:
     """How the least squares problem of a step is solved.
 
     Attributes:
         directions: along which the potential of every sample is compared, drawn anew in every step.
+        smooth: share of the samples whose directions consist of the smoothest tenth of the
+            functions of √n only, and those of the other samples of the rest; with 0 all directions
+            consist of all functions. The expectation of the loss is the same.
         damping: added to the matrix of the residuals, relative to its mean diagonal, in which
             residuals without weight count as zero.
         momentum: share of the last step that is kept where the batch says nothing.
     """
 
     directions: int = 2
+    smooth: float = 0.0
     damping: float = 1e-5
     momentum: float = 0.95
 
@@ -56,6 +64,8 @@ class GaussNewtonSettings:
         """
         if self.directions < 1:
             raise InputError(f"directions must be at least 1, but are {self.directions}")
+        if not 0 <= self.smooth < 1:
+            raise InputError(f"smooth must be from 0 to below 1, but is {self.smooth:g}")
         if not self.damping > 0:
             raise InputError(f"damping must be positive, but is {self.damping:g}")
         if not 0 <= self.momentum < 1:
@@ -91,7 +101,7 @@ def residuals(
     params: Params,
     targets: Targets,
     key: Array,
-    directions: int,
+    settings: GaussNewtonSettings,
     weights: LossWeights,
     at_a_time: int = 1,
 ) -> Residuals:
@@ -102,13 +112,12 @@ def residuals(
         params: of the network.
         targets: the densities and their labels, with a leading axis.
         key: for the directions.
-        directions: of the potential.
+        settings: the directions of the potential.
         weights: of the losses.
         at_a_time: samples that are processed together.
     """
-    directions = min(directions, len(site.kinetic_eigenvalues))
     potential_key, tau_key = jax.random.split(key)
-    scaled = _directions(site, targets, potential_key, directions)
+    scaled = _directions(site, targets, potential_key, settings)
     changes = expand_in_functions(site.space, scaled).astype(site.grid.weights.dtype)
     tau_keys = jax.random.split(tau_key, len(targets.real))
 
@@ -172,12 +181,22 @@ def _sample_residuals(
 
 
 def _directions(
-    site: Site, targets: Targets, key: Array, count: int
+    site: Site, targets: Targets, key: Array, settings: GaussNewtonSettings
 ) -> Float[Array, "samples count functions"]:
     """Changes of ψ for every sample, in random orthogonal directions."""
     functions, samples = targets.x.shape[1], len(targets.real)
-    chosen, _ = jnp.linalg.qr(jax.random.normal(key, (samples, functions, count), float))
-    rows = jnp.swapaxes(chosen, 1, 2) * jnp.sqrt(functions / count)
+    count = min(settings.directions, functions)
+    drawn = jax.random.normal(key, (samples, functions, count), float)
+    square: Any = functions / count
+    if settings.smooth > 0:
+        tenth = max(functions // SMOOTH, count)
+        shape = (samples, 1, 1)
+        smooth = jax.random.bernoulli(jax.random.fold_in(key, 1), settings.smooth, shape)
+        drawn *= smooth == (jnp.arange(functions) < tenth)[:, None]
+        share = jnp.where(smooth, settings.smooth, 1 - settings.smooth)
+        square = jnp.where(smooth, tenth, functions - tenth) / (count * share)
+    chosen, _ = jnp.linalg.qr(drawn)
+    rows = jnp.swapaxes(chosen, 1, 2) * jnp.sqrt(square)
     return jax.vmap(partial(preconditioned_changes, site.space))(targets.x, rows)
 
 

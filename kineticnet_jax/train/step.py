@@ -319,8 +319,6 @@ def group_residuals(
     def geometry(number: Array, part: Group) -> tuple[Array, Residuals]:
         site, targets = prepare_geometry(template, part, dtype)
         own = jax.random.fold_in(key, number)
-        return number + 1, residuals(
-            site, params, targets, own, settings.directions, weights, at_a_time
-        )
+        return number + 1, residuals(site, params, targets, own, settings, weights, at_a_time)
 
     return over_geometries(geometry, first, group)[1]

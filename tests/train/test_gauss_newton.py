@@ -49,7 +49,8 @@ def test_squares_are_the_errors(group, target, inputs):
 
     def both(site, targets):
         count = len(site.kinetic_eigenvalues)
-        rows = residuals(site, params, targets, jax.random.key(0), count, ALL)
+        settings = GaussNewtonSettings(count)
+        rows = residuals(site, params, targets, jax.random.key(0), settings, ALL)
         return rows, sample_errors(site, params, targets)
 
     rows, errors = at_first(group, functional, both)
@@ -57,7 +58,8 @@ def test_squares_are_the_errors(group, target, inputs):
     np.testing.assert_allclose(np.sum(rows.potential**2, axis=1), 1e3 * errors.potential, rtol=1e-9)
 
 
-def test_random_projections_are_right_on_average(group):
+@pytest.mark.parametrize("smooth", [0.0, 0.3])
+def test_random_projections_are_right_on_average(group, smooth):
     functional = random_functional("total", "density", interactions=0)
     params = functional.params
 
@@ -65,7 +67,8 @@ def test_random_projections_are_right_on_average(group):
         keys = jax.random.split(jax.random.key(0), 400)
 
         def squares(key):
-            rows = residuals(site, params, targets, key, 1, ALL)
+            settings = GaussNewtonSettings(1, smooth)
+            rows = residuals(site, params, targets, key, settings, ALL)
             return jnp.sum(rows.potential**2), rows.tau[0] ** 2
 
         bound = dataclasses.replace(site.functional, params=params)
@@ -90,7 +93,8 @@ def test_derivatives_are_finite_differences(group):
     def rows(site, targets):
         def at(t):
             params = unravel(flat + t * direction)
-            return residuals(site, params, targets, jax.random.key(0), 2, ALL)
+            settings = GaussNewtonSettings(2)
+            return residuals(site, params, targets, jax.random.key(0), settings, ALL)
 
         return at(0.0), at(1e-5), at(-1e-5)
 

@@ -4,6 +4,7 @@ Around every atom a density is described by the moments of √n with the filters
 as numbers that do not change under rotation. They are compared with those of training densities.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,6 +25,9 @@ REFERENCES = 200
 
 RESOLUTION = 1e-3
 """Differences of moments, which are of order one, that mean nothing: errors of grids are below."""
+
+VANISHING = 1e-12
+"""Square of a moment that is nothing beside `RESOLUTION`."""
 
 
 @partial(
@@ -108,14 +112,34 @@ class Domain:
         Raises:
             ValueError: for an element that is not among `elements`.
         """
+        return np.asarray(self.measure(molecule, grid)(density))
+
+    def measure(
+        self, molecule: Molecule, grid: Grid
+    ) -> Callable[[GridDensity], Float[Array, "atoms"]]:
+        """`distances` of one geometry as a pure, differentiable function of the density.
+
+        Args:
+            molecule: charges and positions.
+            grid: on which densities will be given.
+
+        Raises:
+            ValueError: for an element that is not among `elements`.
+        """
         positions, points = np.asarray(molecule.positions), np.asarray(grid.points)
         neighbors = find_neighbors(positions, points, self.filters.cutoff)
-        found = np.asarray(descriptors(self.filters, molecule, neighbors, grid, density))
         rows = [self.elements.index(int(z)) for z in np.asarray(molecule.charges)]
-        whitened = np.einsum("an,anm->am", found, np.asarray(self.whitening)[rows])
-        references = np.asarray(self.references)[rows]
-        distances = np.linalg.norm(references - whitened[:, None], axis=-1).min(axis=1)
-        return distances / np.asarray(self.unit)[rows]
+        whitening, references, unit = (
+            np.asarray(array)[rows] for array in (self.whitening, self.references, self.unit)
+        )
+
+        def distances(density: GridDensity) -> Float[Array, "atoms"]:
+            found = descriptors(self.filters, molecule, neighbors, grid, density)
+            whitened = jnp.einsum("an,anm->am", found, whitening)
+            squares = jnp.sum((references - whitened[:, None]) ** 2, axis=-1)
+            return jnp.sqrt(jnp.min(squares, axis=1)) / unit
+
+        return distances
 
 
 @partial(jax.jit, static_argnums=0)
@@ -141,7 +165,8 @@ def descriptors(
     )
     scales = jnp.asarray(usual_moments(filters, (1,))[0], dtype=moments.dtype)
     first, *rest = (part[..., 0] for part in filters.split(moments))
-    lengths = [jnp.linalg.norm(part, axis=-1) for part in rest]
+    # Differentiable where they vanish, as they do in a round atom.
+    lengths = [jnp.sqrt(jnp.sum(part**2, axis=-1) + VANISHING) for part in rest]
     numbers = [part / scales[: part.shape[1]] for part in (first[..., 0], *lengths)]
     return jnp.concatenate(numbers, axis=1)
 

@@ -19,7 +19,12 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from kineticnet_jax.data.spaces import expand_in_functions, preconditioned_changes
+from kineticnet_jax.data.spaces import (
+    expand_in_functions,
+    preconditioned_changes,
+    project_on_functions,
+)
+from kineticnet_jax.density import KAPPA
 from kineticnet_jax.errors import InputError
 from kineticnet_jax.functionals.kinetic import thomas_fermi
 from kineticnet_jax.grid import GridDensity
@@ -33,8 +38,8 @@ ROBUST = 10.0
 """Energy error in mHa, and square root of a potential error, from which on errors count less."""
 
 
-SMOOTH = 10
-"""One of so many functions of √n, those with the least kinetic energies, count as smooth."""
+DEPENDENT = 1e-3
+"""Singular value up to which a combination of normalized directions is none."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +48,16 @@ class GaussNewtonSettings:
 
     Attributes:
         directions: along which the potential of every sample is compared, drawn anew in every step.
-        smooth: share of the samples whose directions consist of the smoothest tenth of the
-            functions of √n only, and those of the other samples of the rest; with 0 all directions
-            consist of all functions. The expectation of the loss is the same.
+        collective: share of the samples whose directions are collective, see
+            `collective_changes`, and those of the other samples orthogonal to them; with 0 all
+            directions are alike. The expectation of the loss is the same.
         damping: added to the matrix of the residuals, relative to its mean diagonal, in which
             residuals without weight count as zero.
         momentum: share of the last step that is kept where the batch says nothing.
     """
 
     directions: int = 2
-    smooth: float = 0.0
+    collective: float = 0.0
     damping: float = 1e-5
     momentum: float = 0.95
 
@@ -64,8 +69,10 @@ class GaussNewtonSettings:
         """
         if self.directions < 1:
             raise InputError(f"directions must be at least 1, but are {self.directions}")
-        if not 0 <= self.smooth < 1:
-            raise InputError(f"smooth must be from 0 to below 1, but is {self.smooth:g}")
+        if not 0 <= self.collective < 1:
+            raise InputError(f"collective must be from 0 to below 1, but is {self.collective:g}")
+        if self.collective > 0 and self.directions > 1:
+            raise InputError("collective directions are drawn one at a time: set directions to 1")
         if not self.damping > 0:
             raise InputError(f"damping must be positive, but is {self.damping:g}")
         if not 0 <= self.momentum < 1:
@@ -188,16 +195,54 @@ def _directions(
     count = min(settings.directions, functions)
     drawn = jax.random.normal(key, (samples, functions, count), float)
     square: Any = functions / count
-    if settings.smooth > 0:
-        tenth = max(functions // SMOOTH, count)
+    if settings.collective > 0:
+        block = collective_changes(site, targets)
+        dimension = jnp.sum(block**2, axis=(1, 2), keepdims=True)
         shape = (samples, 1, 1)
-        smooth = jax.random.bernoulli(jax.random.fold_in(key, 1), settings.smooth, shape)
-        drawn *= smooth == (jnp.arange(functions) < tenth)[:, None]
-        share = jnp.where(smooth, settings.smooth, 1 - settings.smooth)
-        square = jnp.where(smooth, tenth, functions - tenth) / (count * share)
-    chosen, _ = jnp.linalg.qr(drawn)
-    rows = jnp.swapaxes(chosen, 1, 2) * jnp.sqrt(square)
+        chosen = jax.random.bernoulli(jax.random.fold_in(key, 1), settings.collective, shape)
+        inside = block @ (jnp.swapaxes(block, 1, 2) @ drawn)
+        drawn = jnp.where(chosen, inside, drawn - inside)
+        share = jnp.where(chosen, settings.collective, 1 - settings.collective)
+        square = jnp.where(chosen, dimension, functions - dimension) / (count * share)
+    orthonormal, _ = jnp.linalg.qr(drawn)
+    rows = jnp.swapaxes(orthonormal, 1, 2) * jnp.sqrt(square)
     return jax.vmap(partial(preconditioned_changes, site.space))(targets.x, rows)
+
+
+def collective_changes(site: Site, targets: Targets) -> Float[Array, "samples functions changes"]:
+    """Orthonormal directions in which electrons move together.
+
+    The space of ψ w_A, ψ w_A (r - R_A) and ψ w_A |r - R_A| for all atoms A: electrons that go from
+    one atom to another, and those of an atom that are shifted or spread. w_A are smooth weights of
+    the atoms, Σ_A w_A = 1. A random direction hardly ever is one of these few, but between two
+    molecules most of the error of a potential is the height of the step.
+
+    Args:
+        site: the geometry.
+        targets: densities, with a leading axis.
+
+    Returns:
+        Directions as `preconditioned_changes` takes them.
+    """
+    space, positions = site.space, jnp.asarray(site.molecule.positions)
+    vectors = space.grid.points[:, None] - positions
+    lengths = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
+    forms = jnp.concatenate([jnp.ones_like(lengths), vectors, lengths], axis=-1)
+    forms *= jax.nn.softmax(-lengths, axis=1)
+    forms = forms.reshape(len(forms), -1).T
+    roots = jnp.sqrt(space.density.kinetic_eigenvalues + KAPPA)
+
+    def of_sample(x: Array, psi: PerPoint) -> Float[Array, "functions changes"]:
+        values = forms * (space.grid.weights * psi)
+        sources = jnp.pad(values[:, None], ((0, 0), (0, 3), (0, 0)))
+        columns = (project_on_functions(space, sources) * roots).T
+        # ψ itself, which would change N, is in the space as well.
+        along = x * roots
+        columns -= jnp.outer(along, along @ columns) / jnp.vdot(along, along)
+        vectors, values, _ = jnp.linalg.svd(columns / jnp.linalg.norm(columns, axis=0), False)
+        return vectors * (values > DEPENDENT)
+
+    return jax.lax.map(lambda of: of_sample(*of), (targets.x, targets.psi))
 
 
 def _density_changes(known: Targets, changes: Float[Array, "directions 4 points"]) -> GridDensity:

@@ -10,12 +10,14 @@ from jax.flatten_util import ravel_pytree
 from tiny import random_functional
 
 import kineticnet_jax as kn
+from kineticnet_jax.data.spaces import expand_in_functions, preconditioned_changes
 from kineticnet_jax.errors import InputError
 from kineticnet_jax.train.curvature import CurvatureRows
 from kineticnet_jax.train.gauss_newton import (
     ROBUST,
     GaussNewtonSettings,
     Residuals,
+    collective_changes,
     least_squares_step,
     residuals,
 )
@@ -27,7 +29,11 @@ ALL = LossWeights(1.0, 1.0, 1.0)
 
 @pytest.fixture(scope="module")
 def group(data):
-    reader = GroupReader(kn.Dataset(data).select("train", "He"))
+    return group_of(data, "He")
+
+
+def group_of(data, family):
+    reader = GroupReader(kn.Dataset(data).select("train", family))
     geometry, numbers = next(iter(reader.numbers.items()))
     return reader.read([geometry], np.array([numbers[:2]]))
 
@@ -58,8 +64,8 @@ def test_squares_are_the_errors(group, target, inputs):
     np.testing.assert_allclose(np.sum(rows.potential**2, axis=1), 1e3 * errors.potential, rtol=1e-9)
 
 
-@pytest.mark.parametrize("smooth", [0.0, 0.3])
-def test_random_projections_are_right_on_average(group, smooth):
+@pytest.mark.parametrize("collective", [0.0, 0.3])
+def test_random_projections_are_right_on_average(group, collective):
     functional = random_functional("total", "density", interactions=0)
     params = functional.params
 
@@ -67,7 +73,7 @@ def test_random_projections_are_right_on_average(group, smooth):
         keys = jax.random.split(jax.random.key(0), 400)
 
         def squares(key):
-            settings = GaussNewtonSettings(1, smooth)
+            settings = GaussNewtonSettings(1, collective)
             rows = residuals(site, params, targets, key, settings, ALL)
             return jnp.sum(rows.potential**2), rows.tau[0] ** 2
 
@@ -83,6 +89,28 @@ def test_random_projections_are_right_on_average(group, smooth):
         uncertainty = np.std(found) / np.sqrt(len(found))
         assert np.mean(found) == pytest.approx(float(expected.item()), abs=4 * float(uncertainty))
         assert uncertainty < 0.2 * expected
+
+
+def test_collective_changes_move_electrons_and_keep_their_number(data):
+    functional = random_functional("total", "density", interactions=0)
+
+    def changes(site, targets):
+        block = collective_changes(site, targets)[0]
+        moved = preconditioned_changes(site.space, targets.x[0], block.T)
+        values = expand_in_functions(site.space, moved)[:, 0]
+        change = 2 * values * targets.psi[0] * site.space.grid.weights
+        axis = site.molecule.positions[1] - site.molecule.positions[0]
+        along = site.space.grid.points @ axis / jnp.linalg.norm(axis)
+        return block, jnp.sum(change, axis=1), change @ along
+
+    block, electrons, dipoles = at_first(group_of(data, "H2"), functional, changes)
+    found = np.linalg.norm(block, axis=0) > 0.5
+    # Of four functions the direction of ψ is left out.
+    assert np.sum(found) == 3
+    np.testing.assert_allclose((block.T @ block)[found][:, found], np.eye(3), atol=1e-10)
+    np.testing.assert_allclose(electrons, 0, atol=1e-3)
+    # From one proton to the other.
+    assert np.linalg.norm(dipoles) > 0.5
 
 
 def test_derivatives_are_finite_differences(group):

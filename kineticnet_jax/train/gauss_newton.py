@@ -20,9 +20,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from kineticnet_jax.data.spaces import (
+    density_functions,
     expand_in_functions,
     preconditioned_changes,
-    project_on_functions,
 )
 from kineticnet_jax.density import KAPPA
 from kineticnet_jax.errors import InputError
@@ -229,17 +229,18 @@ def collective_changes(site: Site, targets: Targets) -> Float[Array, "samples fu
     lengths = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
     forms = jnp.concatenate([jnp.ones_like(lengths), vectors, lengths], axis=-1)
     forms *= jax.nn.softmax(-lengths, axis=1)
-    forms = forms.reshape(len(forms), -1).T
+    forms = forms.reshape(len(forms), -1)
+    functions = density_functions(space)
     roots = jnp.sqrt(space.density.kinetic_eigenvalues + KAPPA)
 
     def of_sample(x: Array, psi: PerPoint) -> Float[Array, "functions changes"]:
-        values = forms * (space.grid.weights * psi)
-        sources = jnp.pad(values[:, None], ((0, 0), (0, 3), (0, 0)))
-        columns = (project_on_functions(space, sources) * roots).T
+        columns = roots[:, None] * (functions.T @ (forms * (space.grid.weights * psi)[:, None]))
         # ψ itself, which would change N, is in the space as well.
         along = x * roots
         columns -= jnp.outer(along, along @ columns) / jnp.vdot(along, along)
-        vectors, values, _ = jnp.linalg.svd(columns / jnp.linalg.norm(columns, axis=0), False)
+        norms = jnp.linalg.norm(columns, axis=0)
+        columns /= jnp.maximum(norms, DEPENDENT * jnp.max(norms))
+        vectors, values, _ = jnp.linalg.svd(columns, full_matrices=False)
         return vectors * (values > DEPENDENT)
 
     return jax.lax.map(lambda of: of_sample(*of), (targets.x, targets.psi))

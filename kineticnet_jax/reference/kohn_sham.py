@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
+import psutil
 from jaxtyping import Float
 from pyscf import dft, scf
 
@@ -92,6 +93,9 @@ def kohn_sham(
     field.grids.coords, field.grids.weights = _quadrature(molecule, grid_level)
     field.conv_tol, field.conv_tol_grad, field.max_cycle = tolerance, 1e-6, max_cycles
     field.chkfile = None
+    # Integrals that do not fit in these MB are computed again in every cycle; by default the
+    # process, JAX included, may have 4000.
+    field.max_memory = max(field.max_memory, psutil.Process().memory_info().rss / 1e6 + _room())
     if perturbation is not None:
         core = field.get_hcore() + perturbation
         field.get_hcore = lambda *_: core
@@ -128,6 +132,11 @@ def kohn_sham(
         xc_matrix=np.asarray(potential) - hartree_matrix,
         seconds=time.perf_counter() - start,
     )
+
+
+def _room() -> float:
+    """Half of the memory that is free, in MB; workers share it."""
+    return 0.5 * psutil.virtual_memory().available / 1e6
 
 
 def _quadrature(

@@ -245,6 +245,9 @@ def _draw(
     return stored, ~jnp.any(jnp.array(list(violated.values())))
 
 
+RECORD_MEMORY = 4 << 30
+"""Bytes of geometries that are kept; others are read, and uncompressed, again in every step."""
+
 SampleWeights = dict[int, np.ndarray]
 """In proportion to these numbers samples are drawn: one array for each geometry, by its index."""
 
@@ -272,6 +275,8 @@ class GroupReader:
             for name in dataset.families
         }
         self._potentials: dict[int, KohnShamPotential] = {}
+        self._records: dict[int, GeometryRecord] = {}
+        self._room = RECORD_MEMORY
 
     def choose_geometries(
         self, random: np.random.Generator, family: str, count: int, weights: SampleWeights | None
@@ -329,7 +334,7 @@ class GroupReader:
         stretch: np.ndarray | None,
         grid_level: int | None,
     ) -> Group:
-        records = [self.dataset.record(int(g)) for g in geometries]
+        records = [self._record(int(g)) for g in geometries]
         family = self.dataset.family(records[0].family)
 
         def stack(name: str) -> Array:
@@ -358,9 +363,22 @@ class GroupReader:
             stack("attraction"),
             self._fresh(geometries, samples, stored)
             if self.fresh
-            else _stored(records, samples, family.n_electrons // 2),
+            else _stored(records, samples),
             family.n_electrons,
         )
+
+    def _record(self, geometry: int) -> GeometryRecord:
+        """A geometry with its occupied orbitals only, which are few: so more of them are kept."""
+        if geometry in self._records:
+            return self._records[geometry]
+        record = self.dataset.record(geometry)
+        occupied = self.dataset.family(record.family).n_electrons // 2
+        record = replace(record, orbitals=record.orbitals[..., :occupied].copy())
+        size = sum(np.asarray(value).nbytes for value in vars(record).values())
+        if size <= self._room:
+            self._records[geometry] = record
+            self._room -= size
+        return record
 
     def _fresh(self, geometries: Sequence[int], seeds: np.ndarray, grid: Grid) -> FreshLabels:
         for geometry in geometries:
@@ -405,13 +423,13 @@ def stretched_grids(
     return jax.vmap(stretched)(positions, factors)
 
 
-def _stored(records: list[GeometryRecord], samples: np.ndarray, occupied: int) -> StoredLabels:
+def _stored(records: list[GeometryRecord], samples: np.ndarray) -> StoredLabels:
     def stack(name: str) -> Array:
         pairs = zip(records, samples, strict=True)
         return jnp.asarray(np.stack([getattr(record, name)[numbers] for record, numbers in pairs]))
 
     return StoredLabels(
-        stack("orbitals")[..., :occupied],
+        stack("orbitals"),
         stack("kinetic_energy"),
         stack("sqrt_coefficients"),
         stack("potential_gradient"),

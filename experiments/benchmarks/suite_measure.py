@@ -150,6 +150,8 @@ def measure_cost(case: Case) -> Iterator[dict[str, Any]]:
         kohn_sham = kohn_sham_runner(case)
         seconds, field = timed(kohn_sham)
         result = {"rks_energy": float(field.e_tot), "rks_converged": bool(field.converged)}
+        # It may hold gigabytes of integrals.
+        del field
         if seconds < case.seconds:
             result["optimize"], result["rks"] = alternating(case.seconds, optimize, kohn_sham)
         else:

@@ -44,7 +44,10 @@ class Series:
         return Path(self.functional).name
 
     def values(self, quantity: str) -> dict[int, float]:
-        """A quantity by size, where it was measured."""
+        """A quantity by size, where it was measured; "total" is an optimization from nothing."""
+        if quantity == "total":
+            prepare, optimize = self.values("prepare"), self.values("optimize")
+            return {n: prepare[n] + optimize[n] for n in prepare if n in optimize}
         whole = quantity != "peak"
         return {
             n: row[quantity]

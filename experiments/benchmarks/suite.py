@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -228,6 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.out.mkdir(parents=True, exist_ok=True)
         here = environment(options.cores, options.grid_level)
         if not options.report:
+            # As Ctrl-C does, so that the process that measures ends too.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
             measure_all(options, here)
     except (kn.InputError, OSError) as error:

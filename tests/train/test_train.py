@@ -297,8 +297,8 @@ config = dataclasses.replace(CONFIG, families=dict(H2=4), samples=1, steps=2, lo
 config = dataclasses.replace(config, precision="float64")
 for method in ("adam", "gauss-newton"):
     changed = dataclasses.replace(config, optimizer=OptimizerSettings(method, 1e-2))
-    for number, devices in (("1", None), ("4", jax.devices())):
-        train(changed, kn.Dataset({data!r}), {folder!r} + method + number, devices=devices)
+    for devices in (1, 4):
+        train(changed, kn.Dataset({data!r}), {folder!r} + method + str(devices), devices=devices)
 """
 
 

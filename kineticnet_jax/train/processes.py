@@ -37,7 +37,7 @@ def join() -> None:
         InputError: if the environment does not say where the first process is.
     """
     for count, number in LAUNCHERS.items():
-        if int(os.environ.get(count, 1)) == 1:
+        if os.environ.get(count, "1") == "1":
             continue
         try:
             jax.distributed.initialize(

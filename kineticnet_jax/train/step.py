@@ -168,11 +168,21 @@ def make_step(
     several = mesh is not None and mesh.size > 1
     together = _one_after_the_other if several else _in_threads
 
+    everywhere = NamedSharding(mesh, PartitionSpec()) if several else None
+
+    def on_device(params: Params, key: Array, group: Group | Cuts) -> Any:
+        if isinstance(group, Cuts):
+            return curvature_rows(template, raised, dtype, params, group)
+        if not several:
+            return part(params, key, jnp.zeros((), int), group)
+        first = jax.lax.axis_index(AXIS) * len(group.positions)
+        result = part(params, key, first, group)
+        return jax.lax.psum(result, AXIS) if summed else result
+
     @jax.jit
     def contribution(params: Params, key: Array, group: Group | Cuts) -> Any:
         if not several:
             return on_device(params, key, group)
-
         return jax.shard_map(
             on_device,
             mesh=mesh,
@@ -184,17 +194,6 @@ def make_step(
             out_specs=PartitionSpec() if summed else PartitionSpec(AXIS),
             check_vma=False,
         )(params, key, group)
-
-    def on_device(params: Params, key: Array, group: Group | Cuts) -> Any:
-        if isinstance(group, Cuts):
-            return curvature_rows(template, raised, dtype, params, group)
-        if not several:
-            return part(params, key, jnp.zeros((), int), group)
-        first = jax.lax.axis_index(AXIS) * len(group.positions)
-        result = part(params, key, first, group)
-        return jax.lax.psum(result, AXIS) if summed else result
-
-    everywhere = NamedSharding(mesh, PartitionSpec()) if several else None
 
     @partial(jax.jit, out_shardings=everywhere)
     def update(state: TrainState, parts: list[Any]) -> tuple[TrainState, dict[str, Scalar]]:

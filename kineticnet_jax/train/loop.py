@@ -402,7 +402,7 @@ class _Run:
 def _save_batch(place: Path, batch: Batch) -> None:
     leaves, _ = jax.tree_util.tree_flatten_with_path(batch)
     with complete_file(place) as temporary:
-        np.savez(temporary, **{jax.tree_util.keystr(path): leaf for path, leaf in leaves})  # type: ignore[arg-type]
+        np.savez(temporary, **{jax.tree_util.keystr(path): leaf for path, leaf in leaves})
 
 
 def _scores(rows: list[dict[str, Any]]) -> dict[int, float]:

@@ -168,7 +168,7 @@ def make_step(
     several = mesh is not None and mesh.size > 1
     together = _one_after_the_other if several else _in_threads
 
-    everywhere = NamedSharding(mesh, PartitionSpec()) if several else None
+    everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
     def on_device(params: Params, key: Array, group: Group | Cuts) -> Any:
         if isinstance(group, Cuts):

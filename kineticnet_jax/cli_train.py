@@ -32,7 +32,8 @@ class TrainCommand:
     out: Path
     """Folder of the run; if it holds the same run already, it goes on from the last checkpoint."""
     devices: int = 1
-    """Number of devices over which the geometries of a step are spread: GPUs, or cores."""
+    """Number of devices over which the geometries of a step are spread: GPUs, or cores. Of several
+    processes, started by srun or mpirun, it is that of each."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,14 @@ def train_command(options: TrainCommand, console: Console) -> None:
     from kineticnet_jax.train.loop import Progress as Step
     from kineticnet_jax.train.loop import train
     from kineticnet_jax.train.plot import write_training_figure
+    from kineticnet_jax.train.processes import is_first, join
 
     config = load_train_config(options.config)
     # Has an effect on processors only: the cores as so many devices.
     jax.config.update("jax_num_cpu_devices", max(options.devices, 1))
-    available = jax.devices()
-    if not 1 <= options.devices <= len(available):
-        raise kn.InputError(f"devices must be 1 to {len(available)}, but is {options.devices}")
+    join()
+    if not is_first():
+        console = Console(quiet=True)
     dataset = kn.Dataset(options.data)
     with progress_bar(console) as bar:
         row = bar.add_task("compiling", total=config.steps)
@@ -86,14 +88,9 @@ def train_command(options: TrainCommand, console: Console) -> None:
             text = f"steps: {', '.join(shown)} mHa, {m['samples_per_second']:.0f} samples/s"
             bar.update(row, description=text, completed=progress.step)
 
-        functional = train(
-            config,
-            dataset,
-            options.out,
-            show,
-            available[: options.devices] if options.devices > 1 else None,
-        )
-    write_training_figure(options.out)
+        functional = train(config, dataset, options.out, show, options.devices)
+    if is_first():
+        write_training_figure(options.out)
     for name, value in functional.provenance.details:
         if name.startswith("validation error") or name == "steps":
             console.print(f"{name}: {value}", highlight=False)

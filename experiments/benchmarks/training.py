@@ -4,6 +4,8 @@ Run `python experiments/benchmarks/training.py DATA.h5` with a data set of two e
 `kineticnet generate experiments/configs/two-electron.toml --out DATA.h5`); it writes training.md
 beside itself. A step of `experiments/two_electron/train.toml` is timed as a whole and in parts,
 with labels that are stored and with labels of fresh potentials.
+
+With `--devices N` a step with N times as many geometries is timed on N devices and printed.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 import kineticnet_jax as kn
 from kineticnet_jax.functionals.learned import LearnedFunctional
@@ -28,6 +31,7 @@ from kineticnet_jax.nn.network import KineticNet
 from kineticnet_jax.train.config import TrainConfig, load_train_config
 from kineticnet_jax.train.groups import Group, GroupReader, over_geometries
 from kineticnet_jax.train.loss import prepare_geometry, sample_errors
+from kineticnet_jax.train.processes import device_mesh, replicate, spread
 from kineticnet_jax.train.step import group_residuals, initial_state, make_optimizer, make_step
 
 CONFIG = Path(__file__).parents[1] / "two_electron" / "train.toml"
@@ -49,14 +53,13 @@ def at_once(function: Callable[..., Any], batch: list[Group], *arguments: Any) -
         return list(threads.map(partial(function, *arguments), batch))
 
 
-def measure(config: TrainConfig, dataset: kn.Dataset) -> dict[str, float]:
-    """Seconds of a step and of its parts, and its number of samples."""
+def draw(config: TrainConfig, dataset: kn.Dataset) -> tuple[LearnedFunctional, list[Group]]:
+    """A functional with random parameters, and the batch of a step."""
     random = np.random.default_rng(0)
     reader = GroupReader(dataset, fresh=config.source == "fresh")
     elements = sorted({int(z) for name in config.families for z in dataset.family(name).charges})
     network = config.network.config(tuple(elements), config.target)
-    params = KineticNet(network).init(jax.random.key(0))
-    template = LearnedFunctional(network, params)
+    template = LearnedFunctional(network, KineticNet(network).init(jax.random.key(0)))
     batch = []
     for name, count in config.families.items():
         geometries = [int(g) for g in random.choice(reader.families[name], count)]
@@ -66,6 +69,32 @@ def measure(config: TrainConfig, dataset: kn.Dataset) -> dict[str, float]:
             samples = np.array([random.choice(n, config.samples, replace=False) for n in numbers])
         stretch = np.full(count, config.grid_stretch)
         batch.append(reader.read(geometries, samples, stretch, config.grid_levels.get(name)))
+    return template, batch
+
+
+def step_seconds(
+    config: TrainConfig, template: LearnedFunctional, batch: list[Group], mesh: Mesh | None = None
+) -> float:
+    """Seconds of a step."""
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    state = initial_state(config.optimizer, optimizer, template.params)
+    if mesh is not None:
+        state, batch = replicate(state, mesh), [spread(group, mesh) for group in batch]
+    step = make_step(
+        template,
+        config.optimizer,
+        optimizer,
+        config.weights,
+        mesh=mesh,
+        dtype=config.precision,
+        at_a_time=config.at_a_time,
+    )
+    return seconds(step, state, tuple(batch))
+
+
+def measure(config: TrainConfig, dataset: kn.Dataset) -> dict[str, float]:
+    """Seconds of a step and of its parts, and its number of samples."""
+    template, batch = draw(config, dataset)
 
     @jax.jit
     def labels(group: Group) -> Any:
@@ -82,7 +111,6 @@ def measure(config: TrainConfig, dataset: kn.Dataset) -> dict[str, float]:
 
         return over_geometries(geometry, None, group)[1]
 
-    settings = config.optimizer
     backward = jax.jit(
         partial(
             group_residuals,
@@ -90,26 +118,16 @@ def measure(config: TrainConfig, dataset: kn.Dataset) -> dict[str, float]:
             config.weights,
             config.precision,
             config.at_a_time,
-            settings.gauss_newton,
+            config.optimizer.gauss_newton,
         )
     )
-    start = (params, jax.random.key(0), jnp.zeros((), int))
+    start = (template.params, jax.random.key(0), jnp.zeros((), int))
     times = {
         "labels": seconds(at_once, labels, batch),
         "forward": seconds(at_once, forward, batch),
         "backward": seconds(at_once, backward, batch, *start),
     }
-    optimizer = make_optimizer(settings, config.steps)
-    state = initial_state(settings, optimizer, params)
-    step = make_step(
-        template,
-        settings,
-        optimizer,
-        config.weights,
-        dtype=config.precision,
-        at_a_time=config.at_a_time,
-    )
-    times["step"] = seconds(step, state, tuple(batch))
+    times["step"] = step_seconds(config, template, batch)
     times["samples"] = config.samples * sum(config.families.values())
     return times
 
@@ -117,10 +135,19 @@ def measure(config: TrainConfig, dataset: kn.Dataset) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="data set of two electrons")
+    parser.add_argument("--devices", type=int, default=1, help="GPUs or cores")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_num_cpu_devices", options.devices)
     config = load_train_config(CONFIG)
     dataset = kn.Dataset(options.data).select(split="train")
+    if options.devices > 1:
+        families = {name: options.devices * count for name, count in config.families.items()}
+        more = dataclasses.replace(config, families=families)
+        step = step_seconds(more, *draw(more, dataset), device_mesh(options.devices))
+        rate = config.samples * sum(families.values()) / step
+        print(f"{options.devices} devices: {rate:.1f} samples/s, {step:.2f} s a step")
+        return
     lines = [
         "# Rate of training",
         "",

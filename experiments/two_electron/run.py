@@ -138,7 +138,7 @@ def trained(options: argparse.Namespace, workers: int | None, seconds: dict[str,
     made_now(data_config, data, workers)
     seconds["data"] += time.perf_counter() - begin
     begin = time.perf_counter()
-    train(config, kn.Dataset(data), run, _show, jax.devices()[: options.devices])
+    train(config, kn.Dataset(data), run, _show, options.devices)
     write_training_figure(run)
     seconds["training"] += time.perf_counter() - begin
     print(f"functional in {run / BEST}", flush=True)

@@ -31,6 +31,7 @@ from kineticnet_jax.system import prepare
 from kineticnet_jax.train.groups import Group, GroupReader, over_geometries
 from kineticnet_jax.train.loss import Site, cast, prepare_geometry
 from kineticnet_jax.train.metrics import Table
+from kineticnet_jax.train.processes import on_first, share
 from kineticnet_jax.types import Scalar
 
 CURVATURES = "curvatures.csv"
@@ -97,6 +98,10 @@ class Cuts:
     group: Group
     directions: Float[Array, "geometries functions"]
     rest: Float[Array, "geometries"]
+
+    def map_axes(self, shared: Any, batched: Any) -> "Cuts":
+        """As that of a group."""
+        return Cuts(self.group.map_axes(shared, batched), batched, batched)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["values", "jacobian"], meta_fields=[])
@@ -194,7 +199,6 @@ class CutBank:
     ):
         self.settings, self.folder, self.reader = settings, folder, reader
         self.template, self.families, self.seed = template, families, seed
-        self.table = Table(folder / CURVATURES, CURVATURE_NAMES, step - 1)
         self.found: dict[str, list[tuple[int, np.ndarray, float]]] = {name: [] for name in families}
         for due in range(settings.every, step, settings.every):
             self._load(due)
@@ -208,12 +212,11 @@ class CutBank:
         """
         if step == 0 or step % self.settings.every:
             return
-        if not self._place(step).is_file():
-            self._search(step, params)
+        on_first(partial(self._search, step, params))
         self._load(step)
 
     def draw(self, step: int) -> tuple[Cuts, ...]:
-        """Directions for a step, the same whenever they are asked for."""
+        """This process's directions for a step, the same whenever they are asked for."""
         random = np.random.default_rng([self.seed, step, 1])
         cuts = []
         for found in self.found.values():
@@ -221,7 +224,8 @@ class CutBank:
                 continue
             count = self.settings.rows
             chosen = random.choice(len(found), count, replace=len(found) < count)
-            geometries, directions, rest = zip(*(found[i] for i in chosen), strict=True)
+            own = [found[i] for i in chosen[share(count)]]
+            geometries, directions, rest = zip(*own, strict=True)
             first = np.array([self.reader.numbers[g][:1] for g in geometries])
             group = self.reader.read(geometries, first)
             cuts.append(Cuts(group, jnp.asarray(np.stack(directions)), jnp.asarray(rest)))
@@ -242,6 +246,9 @@ class CutBank:
                 ]
 
     def _search(self, step: int, params: Params) -> None:
+        if self._place(step).is_file():
+            return
+        table = Table(self.folder / CURVATURES, CURVATURE_NAMES, step - 1)
         random = np.random.default_rng([self.seed, step, 2])
         content: dict[str, np.ndarray] = {}
         for name in self.families:
@@ -250,7 +257,7 @@ class CutBank:
             rows = [
                 row
                 for geometry in random.choice(all_of_it, count, replace=False)
-                for row in self._search_geometry(step, params, name, int(geometry))
+                for row in self._search_geometry(table, step, params, name, int(geometry))
             ]
             functions = len(self.reader.dataset.record(int(all_of_it[0])).density_transform)
             content[f"{name}/geometry"] = np.array([row[0] for row in rows], dtype=int)
@@ -260,7 +267,7 @@ class CutBank:
             np.savez(temporary, **content)  # type: ignore[arg-type]
 
     def _search_geometry(
-        self, step: int, params: Params, family: str, geometry: int
+        self, table: Table, step: int, params: Params, family: str, geometry: int
     ) -> list[tuple[int, np.ndarray, float]]:
         """Directions of low curvature of the ground state of a geometry."""
         dataset, settings = self.reader.dataset, self.settings
@@ -274,7 +281,7 @@ class CutBank:
         energy = total_energy(system, functional, config.xc)
         density = SqrtDensity(jnp.asarray(record.density_transform @ x))
         values, vectors = lowest_curvatures(energy, density, settings.directions)
-        self.table.add(
+        table.add(
             {"step": step, "family": family, "geometry": geometry, "lowest": float(values[0])}
         )
         low = values < settings.floor

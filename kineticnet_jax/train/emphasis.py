@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -14,6 +15,7 @@ from kineticnet_jax.nn.network import Params
 from kineticnet_jax.train.config import TrainConfig
 from kineticnet_jax.train.groups import GroupReader, SampleWeights
 from kineticnet_jax.train.loss import validation_errors
+from kineticnet_jax.train.processes import on_first, share, total
 
 MOST = 20.0
 """Errors of a sample, relative to the mean, that are told apart; one bad sample is not all."""
@@ -79,16 +81,13 @@ class Emphasis:
         if last == 0 and not self._config.start:
             return
         place = self._folder / f"errors-{last:06d}.npy"
-        if not place.is_file():
-            measured = np.concatenate(
-                [
-                    values
-                    for family in self._families
-                    for values in self._errors(params, family).values()
-                ]
-            )
-            with complete_file(place) as temporary, temporary.open("wb") as file:
-                np.save(file, measured)
+        if not on_first(place.is_file):
+            measured = [
+                values
+                for family in self._families
+                for values in self._errors(params, family).values()
+            ]
+            on_first(partial(_save, place, np.concatenate(measured)))
         rest = np.load(place)
         self.weights, self._measured_at = {}, last
         for family in self._families:
@@ -101,23 +100,36 @@ class Emphasis:
     def _errors(self, params: Params, family: str) -> dict[int, np.ndarray]:
         """Absolute errors of T_s in hartree at all training samples of the geometries of a family.
 
-        They are read in groups of one size, so that only one program is compiled.
+        They are read in groups of one size, so that only one program is compiled; each process
+        measures its share of the geometries.
         """
         training, level = self._training, self._config.grid_levels.get(family)
         geometries = training.families[family]
         most = max(len(training.numbers[geometry]) for geometry in geometries)
 
-        def errors(geometry: int) -> np.ndarray:
+        errors = np.zeros((len(geometries), most), self._config.precision)
+
+        def measure(row: int) -> None:
+            geometry = geometries[row]
             numbers = np.array(training.numbers[geometry])
             with jax.enable_x64(True):
                 group = training.read([geometry], np.resize(numbers, (1, most)), None, level)
                 found = validation_errors(
                     self._template, params, group, self._config.precision, potentials=False
                 )
-            return np.abs(np.asarray(found.energy)[0, : len(numbers)])
+            errors[row] = np.abs(found.energy[0])
 
         # The first one compiles; one program is slow on several cores, several at once are not.
-        first, *others = geometries
+        own = range(len(geometries))[share(len(geometries))]
         with ThreadPoolExecutor(os.cpu_count()) as threads:
-            values = [errors(first), *threads.map(errors, others)]
-        return dict(zip(geometries, values, strict=True))
+            for rows in (own[:1], own[1:]):
+                list(threads.map(measure, rows))
+        return {
+            geometry: values[: len(training.numbers[geometry])]
+            for geometry, values in zip(geometries, total(errors), strict=True)
+        }
+
+
+def _save(place: Path, errors: np.ndarray) -> None:
+    with complete_file(place) as temporary, temporary.open("wb") as file:
+        np.save(file, errors)

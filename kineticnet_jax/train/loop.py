@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.experimental import multihost_utils
 
 from kineticnet_jax.data.dataset import Dataset
 from kineticnet_jax.data.domain import training_domain
@@ -37,14 +37,17 @@ from kineticnet_jax.train.metrics import (
     VALIDATION_NAMES,
     Table,
 )
-from kineticnet_jax.train.step import (
-    AXIS,
-    Batch,
-    TrainState,
-    initial_state,
-    make_optimizer,
-    make_step,
+from kineticnet_jax.train.processes import (
+    device_mesh,
+    is_first,
+    local,
+    on_first,
+    replicate,
+    share,
+    spread,
+    total,
 )
+from kineticnet_jax.train.step import Batch, TrainState, initial_state, make_optimizer, make_step
 
 CHECKPOINTS, BEST, LAST = "checkpoints", "best", "last"
 FAILED = "failed_batch.npz"
@@ -73,21 +76,23 @@ def train(
     dataset: Dataset,
     folder: str | Path,
     callback: Callable[[Progress], None] | None = None,
-    devices: list[jax.Device] | None = None,
+    devices: int = 1,
 ) -> LearnedFunctional:
     """Trains a network on the training split of a data set, or goes on with a run.
 
     The folder holds the configuration, the metrics, checkpoints, and the functional with the least
     error on the validation split ("best") and that of the last step ("last"). Batches and random
     numbers follow from the seed and the step, so that a run that was killed goes on as if nothing
-    had happened. The test split is not read.
+    had happened. The test split is not read. Several processes (`processes.join`) call this with
+    the same arguments, and with a data set and a folder on a disk that all of them see.
 
     Args:
         config: what is trained.
         dataset: with training and validation geometries.
         folder: of the run.
-        callback: called every `log_every` steps.
-        devices: over which the geometries of a step are spread; by default the first one.
+        callback: called every `log_every` steps, in the first process.
+        devices: of each process, over which the geometries of a step are spread. Their number in
+            all processes must divide those of the geometries.
 
     Returns:
         The functional with the least error on the validation split.
@@ -110,10 +115,10 @@ class _Run:
         config: TrainConfig,
         dataset: Dataset,
         folder: Path,
-        devices: list[jax.Device] | None,
+        devices: int,
     ):
         self.config, self.dataset, self.folder = config, dataset, folder
-        self.mesh = None if devices is None else Mesh(np.array(devices), (AXIS,))
+        self.mesh = device_mesh(devices)
         self.train_data = self._select("train")
         self.validation_data = self._select("validation")
         self.training = GroupReader(self.train_data, fresh=config.source == "fresh")
@@ -122,12 +127,7 @@ class _Run:
             if name not in self.training.families:
                 raise unknown_name("family", name, self.training.families)
         self.counts = config.families or dict.fromkeys(self.training.families, config.geometries)
-        for name, count in self.counts.items():
-            if self.mesh is not None and count % self.mesh.size:
-                raise InputError(
-                    f"geometries of {name} in a step must be a multiple of the {self.mesh.size} "
-                    f"devices, but are {count}"
-                )
+        self._check_counts()
         charges = [dataset.family(name).charges for name in self.training.families]
         elements = tuple(sorted({int(z) for row in charges for z in row}))
         self.network = config.network.config(elements, config.target)
@@ -141,13 +141,24 @@ class _Run:
         self.emphasis = Emphasis(config, self.folder, self.training, self.template, self.counts)
         self.cuts: CutBank | None = None
         self._state: TrainState | None = None
-        prepare_folder(self.folder, config, dataset)
+        on_first(partial(prepare_folder, self.folder, config, dataset))
 
     def _select(self, split: str) -> Dataset:
         part = self.dataset.select(split=split, kind=self.config.kinds or None)
         if len(part) == 0:
             raise InputError(f"{self.dataset.path}: has no {split} samples, training needs them")
         return part
+
+    def _check_counts(self) -> None:
+        spread = {f"geometries of {name}": count for name, count in self.counts.items()}
+        if self.config.curvature.weight:
+            spread["rows of the curvature"] = self.config.curvature.rows
+        for what, count in spread.items():
+            if self.mesh is not None and count % self.mesh.size:
+                raise InputError(
+                    f"{what} in a step must be a multiple of the {self.mesh.size} devices, "
+                    f"but are {count}"
+                )
 
     def _provenance(self, start: LearnedFunctional | None) -> Provenance:
         config = self.config
@@ -174,10 +185,14 @@ class _Run:
         return functional
 
     def batch(self, step: int) -> Batch:
-        """The samples of a step, the same whenever it is asked for."""
+        """The samples of a step, the same whenever it is asked for.
+
+        With several processes each reads those of its own devices.
+        """
         random = np.random.default_rng([self.config.seed, step])
         groups = tuple(self._group(random, *family) for family in self.counts.items())
-        return groups + (() if self.cuts is None else self.cuts.draw(step))
+        batch = groups + (() if self.cuts is None else self.cuts.draw(step))
+        return batch if self.mesh is None else tuple(spread(part, self.mesh) for part in batch)
 
     def _group(self, random: np.random.Generator, family: str, count: int) -> Group:
         chosen = self.training.choose_geometries(random, family, count, self.emphasis.weights)
@@ -196,7 +211,13 @@ class _Run:
         largest = self.config.grid_stretch
         stretch = None if largest == 1 else largest ** random.uniform(-1, 1, count)
         level = self.config.grid_levels.get(family)
-        return self.training.read([int(g) for g in chosen], samples, stretch, level)
+        own = share(count)
+        return self.training.read(
+            [int(g) for g in chosen[own]],
+            samples[own],
+            None if stretch is None else stretch[own],
+            level,
+        )
 
     def go(self, callback: Callable[[Progress], None] | None) -> LearnedFunctional:
         config = self.config
@@ -204,10 +225,10 @@ class _Run:
             params = jax.tree.map(lambda x: jnp.asarray(x, config.precision), self.params)
             optimizer = make_optimizer(config.optimizer, config.steps)
             state = initial_state(config.optimizer, optimizer, params)
+            if self.mesh is not None:
+                state = replicate(state, self.mesh)
             checkpoints = Checkpoints(self.folder / CHECKPOINTS)
             state = checkpoints.latest(state) or state
-            if self.mesh is not None:
-                state = jax.device_put(state, NamedSharding(self.mesh, PartitionSpec()))
             step = make_step(
                 self.template,
                 config.optimizer,
@@ -252,9 +273,9 @@ class _Run:
         recent: list[dict[str, jax.Array]] = []
         start = last = time.perf_counter()
         for done in range(int(state.step) + 1, config.steps + 1):
-            self.emphasis.update(done - 1, state.averaged)
+            self.emphasis.update(done - 1, local(state.averaged))
             if self.cuts is not None:
-                self.cuts.update(done - 1, state.averaged)
+                self.cuts.update(done - 1, local(state.averaged))
             # Read while the step before is computed.
             batch = self.batch(done - 1)
             state, values = step(jax.block_until_ready(state), batch)
@@ -269,24 +290,34 @@ class _Run:
                 row["seconds"] = before + now - start
                 metrics.add({"step": done} | row)
                 recent, last = [], now
-                if callback is not None:
+                if callback is not None and is_first():
                     callback(Progress(done, config.steps, row, best))
             if done % config.validate_every == 0 or done == config.steps:
                 rows = self._validate(state)
                 for row in rows:
                     validation.add(row)
                 tables = {"training": metrics.rows, "validation": validation.rows}
-                write_json(self.folder / BOTH, tables)
                 score = _scores(rows)[done]
-                functional = self._functional(state, rows, self._domain)
-                if score < best:
-                    best = score
-                    save_functional(functional, self.folder / BEST)
-                save_functional(functional, self.folder / LAST)
+                on_first(partial(self._write, state, rows, tables, score < best))
+                best = min(best, score)
                 last = time.perf_counter()
             if done % config.checkpoint_every == 0 or done == config.steps:
                 checkpoints.save(state)
         return state
+
+    def _write(
+        self,
+        state: TrainState,
+        rows: list[dict[str, Any]],
+        tables: dict[str, list[dict[str, Any]]],
+        better: bool,
+    ) -> None:
+        """Writes all metrics so far, and the functional of a state."""
+        write_json(self.folder / BOTH, tables)
+        functional = self._functional(state, rows, self._domain)
+        if better:
+            save_functional(functional, self.folder / BEST)
+        save_functional(functional, self.folder / LAST)
 
     def _check_finite(
         self, first: int, recent: list[dict[str, jax.Array]], checkpoints: Checkpoints
@@ -295,14 +326,9 @@ class _Run:
         for i, values in enumerate(recent):
             if values["finite"]:
                 continue
-            batch = self.batch(first + i)
+            batch = multihost_utils.process_allgather(self.batch(first + i), tiled=True)
             place = self.folder / FAILED
-            leaves, _ = jax.tree_util.tree_flatten_with_path(batch)
-            with complete_file(place) as temporary:
-                np.savez(
-                    temporary,
-                    **{jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves},  # type: ignore[arg-type]
-                )
+            on_first(partial(_save_batch, place, batch))
             raise IncompleteError(
                 f"step {first + i + 1}: the loss or its gradient is not a number; the batch is in "
                 f"{place}, the checkpoints before it in {checkpoints.folder}: look at the batch, "
@@ -317,17 +343,16 @@ class _Run:
                 self.validation.families[family],
                 self.config.grid_levels.get(family),
             )
-            parts = []
-            for geometry in geometries:
-                numbers = np.resize(
-                    self.validation.numbers[geometry], self.config.validation_samples
+            samples = self.config.validation_samples
+            found = np.zeros((3, len(geometries), samples), self.config.precision)
+            for i in range(len(geometries))[share(len(geometries))]:
+                numbers = np.resize(self.validation.numbers[geometries[i]], samples)
+                group = self.validation.read([geometries[i]], numbers[None], None, level)
+                errors = validation_errors(
+                    self.template, local(state.averaged), group, self.config.precision
                 )
-                group = self.validation.read([geometry], numbers[None], None, level)
-                parts.append(
-                    validation_errors(self.template, state.averaged, group, self.config.precision)
-                )
-            errors = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-            energy, potential = 1e3 * np.abs(errors.energy), 1e3 * np.asarray(errors.potential)
+                found[:, i] = errors.energy[0], errors.tau[0], errors.potential[0]
+            energy, tau, potential = 1e3 * np.abs(total(found))
             rows.append(
                 {
                     "step": int(state.step),
@@ -335,7 +360,7 @@ class _Run:
                     "samples": energy.size,
                     "energy": float(energy.mean()),
                     "largest": float(energy.max()),
-                    "tau": float(1e3 * errors.tau.mean()),
+                    "tau": float(tau.mean()),
                     "potential": float(potential.mean()),
                     "median": float(np.median(potential)),
                 }
@@ -347,7 +372,8 @@ class _Run:
         again = "give the same command again to go on"
         if self._state is None:
             return f"interrupted before the first step; {again}"
-        save_functional(self._functional(self._state, [], None), self.folder / LAST)
+        if is_first():
+            save_functional(self._functional(self._state, [], None), self.folder / LAST)
         return (
             f"interrupted; the functional of step {int(self._state.step)} is in "
             f"{self.folder / LAST}: {again} from the last checkpoint"
@@ -371,6 +397,12 @@ class _Run:
     def _domain(self) -> Domain | None:
         filters, elements = self.network.filters, self.network.elements
         return training_domain(self.dataset, tuple(self.counts), filters, elements)
+
+
+def _save_batch(place: Path, batch: Batch) -> None:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(batch)
+    with complete_file(place) as temporary:
+        np.savez(temporary, **{jax.tree_util.keystr(path): leaf for path, leaf in leaves})
 
 
 def _scores(rows: list[dict[str, Any]]) -> dict[int, float]:

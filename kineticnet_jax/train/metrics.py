@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kineticnet_jax.files import complete_file
+from kineticnet_jax.train.processes import is_first
 
 METRICS, VALIDATION, BOTH = "metrics.csv", "validation.csv", "metrics.json"
 
@@ -25,6 +26,8 @@ VALIDATION_NAMES = ("step", "family", "samples", "energy", "largest", "tau", "po
 class Table:
     """A CSV file that grows row by row; rows of steps that will be done again are dropped.
 
+    Only the first process writes it.
+
     Attributes:
         rows: numbers and names by column, numbers with six digits as in the file.
     """
@@ -34,6 +37,8 @@ class Table:
         self.rows: list[dict[str, Any]] = []
         if path.is_file():
             self.rows = [row for row in read_table(path) if row["step"] <= step]
+        if not is_first():
+            return
         with complete_file(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
@@ -44,6 +49,8 @@ class Table:
         self.rows.append(
             {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()}
         )
+        if not is_first():
+            return
         with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.names).writerow(self.rows[-1])
 

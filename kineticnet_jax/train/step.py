@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from kineticnet_jax.errors import InputError, unknown_name
@@ -31,10 +31,8 @@ from kineticnet_jax.train.gauss_newton import (
 )
 from kineticnet_jax.train.groups import Group, Targets, over_geometries
 from kineticnet_jax.train.loss import LossWeights, Site, loss_of, prepare_geometry, sample_errors
+from kineticnet_jax.train.processes import AXIS
 from kineticnet_jax.types import Scalar
-
-AXIS = "geometries"
-"""Axis of the device mesh over which the geometries of a group are spread."""
 
 Batch = tuple[Group | Cuts, ...]
 Method = Literal["gauss-newton", "adam"]
@@ -147,7 +145,7 @@ def make_step(
         weights: of the losses.
         seed: of random directions.
         mesh: devices over which the geometries of a group are spread, one axis "geometries"; their
-            number must divide that of the geometries.
+            number must divide that of the geometries. Then the state is replicated on them.
         dtype: precision of the functional; labels are made in float64.
         at_a_time: samples of a geometry that are processed together: one is best for the cache of
             a processor, all of them for a GPU. Must divide their number.
@@ -170,18 +168,21 @@ def make_step(
     several = mesh is not None and mesh.size > 1
     together = _one_after_the_other if several else _in_threads
 
-    @jax.jit
-    def contribution(params: Params, key: Array, group: Group | Cuts) -> Any:
+    everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+
+    def on_device(params: Params, key: Array, group: Group | Cuts) -> Any:
         if isinstance(group, Cuts):
             return curvature_rows(template, raised, dtype, params, group)
         if not several:
             return part(params, key, jnp.zeros((), int), group)
+        first = jax.lax.axis_index(AXIS) * len(group.positions)
+        result = part(params, key, first, group)
+        return jax.lax.psum(result, AXIS) if summed else result
 
-        def on_device(params: Params, key: Array, group: Group) -> Any:
-            first = jax.lax.axis_index(AXIS) * len(group.positions)
-            result = part(params, key, first, group)
-            return jax.lax.psum(result, AXIS) if summed else result
-
+    @jax.jit
+    def contribution(params: Params, key: Array, group: Group | Cuts) -> Any:
+        if not several:
+            return on_device(params, key, group)
         return jax.shard_map(
             on_device,
             mesh=mesh,
@@ -194,7 +195,7 @@ def make_step(
             check_vma=False,
         )(params, key, group)
 
-    @jax.jit
+    @partial(jax.jit, out_shardings=everywhere)
     def update(state: TrainState, parts: list[Any]) -> tuple[TrainState, dict[str, Scalar]]:
         metrics, slope = merge(parts, state.optimizer.get("last"))
         norm = jnp.linalg.norm(ravel_pytree(slope)[0])

@@ -1,6 +1,5 @@
-"""Training: losses against independent ones, resuming, several devices, and what goes wrong."""
+"""Training: losses against independent ones, resuming, and what goes wrong."""
 
-import csv
 import dataclasses
 import json
 import os
@@ -16,7 +15,8 @@ import chex
 import jax
 import numpy as np
 import pytest
-from tiny import DATA, NETWORK, random_functional
+from tiny import DATA, random_functional
+from training import CONFIG, rows, to_toml, without_times
 
 import kineticnet_jax as kn
 from kineticnet_jax.data.config import config_from_json
@@ -24,7 +24,7 @@ from kineticnet_jax.errors import IncompleteError, InputError
 from kineticnet_jax.evaluate import sample_errors
 from kineticnet_jax.grid import molecular_grid
 from kineticnet_jax.train.checkpoint import Checkpoints
-from kineticnet_jax.train.config import NetworkChoice, TrainConfig, load_train_config
+from kineticnet_jax.train.config import NetworkChoice, load_train_config
 from kineticnet_jax.train.emphasis import emphasized
 from kineticnet_jax.train.folder import RUN
 from kineticnet_jax.train.groups import GroupReader
@@ -33,23 +33,6 @@ from kineticnet_jax.train.loss import validation_errors
 from kineticnet_jax.train.metrics import BOTH, METRICS
 from kineticnet_jax.train.step import OptimizerSettings, initial_state, make_optimizer
 
-CONFIG = TrainConfig(
-    "tiny",
-    steps=12,
-    # Message passing takes most of the time to compile.
-    network=dataclasses.replace(NETWORK, interactions=0),
-    optimizer=OptimizerSettings(warmup=2),
-    # Another family would be compiled for itself.
-    families={"H2": 1},
-    samples=2,
-    log_every=2,
-    validate_every=4,
-    validation_samples=2,
-    checkpoint_every=4,
-    emphasis=1.0,
-    emphasis_every=6,
-)
-
 
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory):
@@ -57,15 +40,6 @@ def run(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     train(CONFIG, kn.Dataset(data), folder)
     return folder
-
-
-def rows(folder, name=METRICS):
-    with (folder / name).open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def without_times(table):
-    return [{k: v for k, v in row.items() if "second" not in k} for row in table]
 
 
 @pytest.mark.parametrize(
@@ -259,49 +233,6 @@ def test_killed_run_goes_on_as_if_nothing_had_happened(run, data, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
-def to_toml(config):
-    """The configuration as TOML; None is left out."""
-    lines = []
-
-    def text(value):
-        if isinstance(value, tuple):
-            return str(list(value))
-        return str(value).lower() if isinstance(value, bool) else repr(value)
-
-    def add(content, prefix):
-        here, later = [], []
-        for key, value in content.items():
-            if isinstance(value, dict):
-                later.append((key, value))
-            elif value is not None:
-                here.append(f"{key} = {text(value)}")
-        if prefix:
-            lines.append(f"[{prefix}]")
-        lines.extend(here)
-        for key, value in later:
-            add(value, f"{prefix}.{key}" if prefix else key)
-
-    add(dataclasses.asdict(config), "")
-    return "\n".join(lines)
-
-
-FOUR_DEVICES = """
-import dataclasses, sys
-import jax
-import numpy as np
-jax.config.update("jax_num_cpu_devices", 4)
-jax.config.update("jax_enable_x64", True)
-sys.path[:0] = [{tests!r}, {here!r}]
-from test_train import *
-config = dataclasses.replace(CONFIG, families=dict(H2=4), samples=1, steps=2, log_every=1)
-config = dataclasses.replace(config, precision="float64")
-for method in ("adam", "gauss-newton"):
-    changed = dataclasses.replace(config, optimizer=OptimizerSettings(method, 1e-2))
-    for number, devices in (("1", None), ("4", jax.devices())):
-        train(changed, kn.Dataset({data!r}), {folder!r} + method + number, devices=devices)
-"""
-
-
 def test_interrupted_run_leaves_its_functional_and_goes_on(run, data, tmp_path):
     def interrupt(progress):
         if progress.step == 6:
@@ -314,19 +245,6 @@ def test_interrupted_run_leaves_its_functional_and_goes_on(run, data, tmp_path):
     assert dict(functional.provenance.details)["steps"] == "6"
     train(CONFIG, kn.Dataset(data), folder)
     assert without_times(rows(folder)) == without_times(rows(run))
-
-
-def test_four_devices_are_one(data, tmp_path):
-    here = os.path.dirname(__file__)
-    code = FOUR_DEVICES.format(
-        tests=os.path.dirname(here), here=here, data=str(data), folder=str(tmp_path) + "/"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=500)
-    for method in ("adam", "gauss-newton"):
-        one, four = (rows(tmp_path / f"{method}{number}") for number in (1, 4))
-        for a, b in zip(one, four, strict=True):
-            for name in ("loss", "energy", "tau", "potential", "step_norm"):
-                assert float(a[name]) == pytest.approx(float(b[name]), rel=2e-6)
 
 
 def test_loss_that_is_not_finite_stops_the_run(data, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The public names; each module is loaded when the first of its names is used."""
 
 from . import interchange, reference
+from .batch import optimize_densities
 from .data.dataset import Dataset
 from .density import (
     Density,
@@ -59,6 +60,7 @@ __all__ = [
     "load_functional",
     "molecular_grid",
     "network_config",
+    "optimize_densities",
     "optimize_density",
     "polarizability",
     "prepare",

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 KAPPA = 1.0
 """Shift κ in hartree, the scale of valence energies, in norms and preconditioners T + κS."""
 
+POINTS_AT_A_TIME = 4096
+"""Points on which orbitals are evaluated together."""
+
 
 @runtime_checkable
 class Density(Protocol):
@@ -179,8 +182,9 @@ def initial_density(system: System, guess: str = "sad", seed: int = 0) -> SqrtDe
         return fit_sqrt_density(system, SqrtDensity(coefficients))
     from kineticnet_jax import reference
 
-    matrix = reference.guess_density_matrix(system.molecule, system.basis, guess)
-    orbital_basis = reference.extract_basis(reference.build_mole(system.molecule, system.basis))
+    with reference.LOCK:
+        matrix = reference.guess_density_matrix(system.molecule, system.basis, guess)
+        orbital_basis = reference.extract_basis(reference.build_mole(system.molecule, system.basis))
     start = OrbitalDensity.from_density_matrix(system.molecule.positions, orbital_basis, matrix)
     return fit_sqrt_density(system, start)
 
@@ -238,7 +242,7 @@ def _amplitude_at(
     def at_point(point: Float[Array, "3"]) -> Float[Array, ""]:
         return coefficients @ evaluate(basis, positions, point[None])[:, 0]
 
-    return jax.lax.map(at_point, points, batch_size=4096)
+    return jax.lax.map(at_point, points, batch_size=POINTS_AT_A_TIME)
 
 
 @jax.jit
@@ -248,6 +252,17 @@ def _sample_orbitals(
     orbitals: Float[Array, "functions orbitals"],
     points: Float[Array, "points 3"],
 ) -> tuple[Float[Array, "points"], Float[Array, "points 3"]]:
-    functions = evaluate_with_gradient(basis, positions, points)
-    values = jnp.einsum("mi,mxg->xig", orbitals.astype(points.dtype), functions)
-    return jnp.sum(values[0] ** 2, axis=0), 2 * jnp.einsum("ig,xig->gx", values[0], values[1:])
+    def at(
+        block: Float[Array, "block 3"],
+    ) -> tuple[Float[Array, "block"], Float[Array, "block 3"]]:
+        functions = evaluate_with_gradient(basis, positions, block)
+        values = jnp.einsum("mi,mxg->xig", orbitals.astype(block.dtype), functions)
+        return jnp.sum(values[0] ** 2, axis=0), 2 * jnp.einsum("ig,xig->gx", values[0], values[1:])
+
+    count = -(-len(points) // POINTS_AT_A_TIME)
+    size = -(-len(points) // count)
+    blocks = jnp.pad(points, ((0, count * size - len(points)), (0, 0)), mode="edge")
+    n, grad_n = jax.lax.map(at, blocks.reshape(count, size, 3))
+    n, grad_n = n.reshape(-1)[: len(points)], grad_n.reshape(-1, 3)[: len(points)]
+    # Where float64 is on, so are the functions, whatever the precision of the points.
+    return n.astype(points.dtype), grad_n.astype(points.dtype)

@@ -1,10 +1,15 @@
 """Classical Coulomb energies of electrons and nuclei."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kineticnet_jax.quadrature import integrate
+from kineticnet_jax.tree import TreeOperator
 from kineticnet_jax.types import Charges, PerPoint, Points, Positions, Scalar
+
+POINTS_AT_A_TIME = 4096
+"""Points whose distances from all nuclei are in memory together."""
 
 
 def nuclear_attraction(
@@ -20,8 +25,12 @@ def nuclear_attraction(
     Returns:
         v in hartree.
     """
-    distances = jnp.linalg.norm(jnp.asarray(points)[:, None] - jnp.asarray(positions), axis=-1)
-    return -jnp.sum(jnp.asarray(charges) / distances, axis=1)
+    z, r = jnp.asarray(charges), jnp.asarray(positions)
+
+    def at(point: Float[Array, "3"]) -> Scalar:
+        return -jnp.sum(z / jnp.linalg.norm(point - r, axis=-1))
+
+    return jax.lax.map(at, jnp.asarray(points), batch_size=POINTS_AT_A_TIME)
 
 
 def nuclear_repulsion(charges: Charges, positions: Positions) -> Scalar:
@@ -38,14 +47,15 @@ def nuclear_repulsion(charges: Charges, positions: Positions) -> Scalar:
 
 
 def hartree_energy(
-    operator: Float[Array, "auxiliaries points"], weights: PerPoint, n: PerPoint
+    operator: Float[Array, "auxiliaries points"] | TreeOperator, weights: PerPoint, n: PerPoint
 ) -> Scalar:
     """Hartree energy of a density on a grid, by density fitting in the Coulomb metric.
 
     γ_P = Σ_g w_g n_g V_P(r_g),   E_H = ½ γᵀ J⁻¹ γ = ½ |A γ|² with AᵀA = J⁻¹.
 
     Args:
-        operator: A V, the orthonormalised auxiliary potentials on the grid.
+        operator: A V, the orthonormalised auxiliary potentials on the grid, or what has the same
+            products.
         weights: quadrature weights in bohr³.
         n: density in bohr⁻³.
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from kineticnet_jax.functionals.base import Functional, bind_functional
 from kineticnet_jax.functionals.registry import load_functional
 from kineticnet_jax.grid import grid_template, place_grid
 from kineticnet_jax.system import System, evaluate_flat, in_field
+from kineticnet_jax.tree import TreeOperator
 from kineticnet_jax.types import Positions, Scalar
 
 
@@ -117,16 +119,23 @@ def moved(system: System, motion: Motion, positions: Positions) -> System:
     (metric,) = _changes(motion.auxiliary_slopes, motion.auxiliary_owner, displacements)
     root = motion.auxiliary_root
     # (J + δJ)⁻¹ = Aᵀ (1 - A δJ Aᵀ) A to first order.
-    potentials = root @ coulomb_potential(motion.auxiliary, positions, grid.points)
-    operator = potentials - 0.5 * (root @ metric @ root.T) @ potentials
+    root = root - 0.5 * (root @ metric @ root.T) @ root
     basis = system.density_basis
+    if isinstance(basis.on_grid, TreeOperator):
+        on_grid: Any = basis.on_grid.moved(positions, grid.points)
+    else:
+        on_grid = evaluate_flat(basis.functions, positions, grid.points)
+    if isinstance(system.hartree_operator, TreeOperator):
+        operator: Any = replace(system.hartree_operator.moved(positions, grid.points), mix=root)
+    else:
+        operator = root @ coulomb_potential(motion.auxiliary, positions, grid.points)
     there = replace(
         system,
         molecule=replace(system.molecule, positions=positions),
         grid=grid,
         density_basis=replace(
             basis,
-            on_grid=evaluate_flat(basis.functions, positions, grid.points),
+            on_grid=on_grid,
             overlap=basis.overlap + overlap,
             kinetic=basis.kinetic + kinetic,
         ),

@@ -1,7 +1,9 @@
 """Real solid harmonics r^l Y_lm."""
 
+from functools import partial
 from math import factorial, pi, sqrt
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -42,6 +44,23 @@ def solid_harmonics(l: int, r: Float[Array, "*batch 3"]) -> Float[Array, "m *bat
             values[-m] = scale * polynomial * imaginary[m]
     order = (1, -1, 0) if l == 1 else range(-l, l + 1)
     return jnp.stack([values[m] for m in order])
+
+
+def harmonics_and_gradient(
+    l: int, r: Float[Array, "*batch 3"]
+) -> tuple[Float[Array, "m *batch"], Float[Array, "3 m *batch"]]:
+    """Solid harmonics and their gradients, see `solid_harmonics`.
+
+    Args:
+        l: angular momentum, at least 0.
+        r: Cartesian vectors in bohr.
+
+    Returns:
+        S_lm and ∂S_lm/∂(x, y, z).
+    """
+    values, push = jax.linearize(partial(solid_harmonics, l), r)
+    unit = jnp.eye(3, dtype=r.dtype).reshape(3, *(1,) * (r.ndim - 1), 3)
+    return values, jax.vmap(push)(jnp.broadcast_to(unit, (3, *r.shape)))
 
 
 def _legendre(

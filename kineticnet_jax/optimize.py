@@ -217,7 +217,8 @@ def _restart(system: System, state: minimize.State) -> minimize.State:
 def variables(system: System, density: SqrtDensity) -> Float[Array, "variables"]:
     """The variables z of a density; the inverse of `density_of` but for the normalisation."""
     basis = system.density_basis
-    orthonormal = basis.transform.T @ (basis.overlap @ density.coefficients)
+    coefficients = jnp.asarray(density.coefficients, system.dtype)
+    orthonormal = basis.transform.T @ (basis.overlap @ coefficients)
     return retract(system, orthonormal * jnp.sqrt(basis.kinetic_eigenvalues + KAPPA))
 
 

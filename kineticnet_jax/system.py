@@ -14,9 +14,16 @@ from kineticnet_jax.electrostatics import nuclear_attraction, nuclear_repulsion
 from kineticnet_jax.errors import InputError, unknown_name
 from kineticnet_jax.grid import Grid, molecular_grid
 from kineticnet_jax.molecule import Molecule
+from kineticnet_jax.tree import TreeOperator, tree_operator
 from kineticnet_jax.types import PerPoint, Scalar
 
 DENSITY_BASES = ("reference", "even-tempered")
+
+DENSE_MEMORY = 1 << 30
+"""Bytes up to which functions and potentials on the grid are matrices; beyond, trees of boxes."""
+
+TREE_MEMORY = 1 << 30
+"""Bytes up to which a tree keeps the values of its functions."""
 
 
 @partial(
@@ -38,7 +45,8 @@ class DensityBasis:
     Attributes:
         functions: the Gaussian functions, for evaluation on other points.
         on_grid: χ, ∂_x χ, ∂_y χ and ∂_z χ on the grid one after the other, shape
-            (functions, 4 · points). Kept flat: products with it then run at memory bandwidth.
+            (functions, 4 · points). Kept flat: products with it then run at memory bandwidth. Of a
+            large molecule, what has the same products and is no matrix.
         overlap: S_μν.
         kinetic: T_μν = ⟨χ_μ|-½∇²|χ_ν⟩ in hartree.
         transform: U with UᵀSU = 1 and UᵀTU diagonal, zero columns last (dropped combinations).
@@ -47,7 +55,7 @@ class DensityBasis:
     """
 
     functions: Basis
-    on_grid: Float[Array, "functions samples"]
+    on_grid: Float[Array, "functions samples"] | TreeOperator
     overlap: Float[Array, "functions functions"]
     kinetic: Float[Array, "functions functions"]
     transform: Float[Array, "functions functions"]
@@ -76,7 +84,8 @@ class System:
         molecule: charges and positions.
         grid: quadrature points and weights.
         density_basis: the functions of ψ = √n on the grid.
-        hartree_operator: orthonormalised auxiliary potentials, shape (auxiliaries, points).
+        hartree_operator: orthonormalised auxiliary potentials, shape (auxiliaries, points), or
+            what has the same products.
         external_potential: of the nuclei and of the external field on the grid in hartree.
         nuclear_repulsion: energy of the nuclei among themselves and in the external field in
             hartree.
@@ -89,7 +98,7 @@ class System:
     molecule: Molecule
     grid: Grid
     density_basis: DensityBasis
-    hartree_operator: Float[Array, "auxiliaries points"]
+    hartree_operator: Float[Array, "auxiliaries points"] | TreeOperator
     external_potential: PerPoint
     nuclear_repulsion: Scalar
     external_field: Float[Array, "3"]
@@ -141,20 +150,23 @@ def prepare(
         raise InputError(f"external_field must be three finite numbers, but is {external_field}")
     name = density_basis_name(molecule, basis, density_basis)
     dtype = _working_precision(dtype)
-    # For its errors: references and guesses will need this basis.
-    reference.build_mole(molecule, basis)
-    mol = reference.build_mole(molecule, name)
-    auxiliary = reference.build_mole(molecule, reference.AUXILIARY)
-    matrices = reference.overlap_and_kinetic(mol)
-    root = reference.inverse_coulomb_root(auxiliary)
+    with reference.LOCK:
+        # For its errors: references and guesses will need this basis.
+        reference.build_mole(molecule, basis)
+        mol = reference.build_mole(molecule, name)
+        auxiliary = reference.build_mole(molecule, reference.AUXILIARY)
+        matrices = reference.overlap_and_kinetic(mol)
+        root = reference.inverse_coulomb_root(auxiliary)
     with jax.enable_x64(True):
         positions = jnp.asarray(molecule.positions)
         grid = molecular_grid(molecule, grid_level)
-        potentials = coulomb_potential(reference.extract_basis(auxiliary), positions, grid.points)
         functions = reference.extract_basis(mol)
+        on_grid, potentials = _operators(
+            functions, reference.extract_basis(auxiliary), jnp.asarray(root), molecule, grid
+        )
         density_basis_arrays = DensityBasis(
             functions,
-            evaluate_flat(functions, positions, grid.points),
+            on_grid,
             jnp.asarray(matrices.overlap),
             jnp.asarray(matrices.kinetic),
             jnp.asarray(matrices.transform),
@@ -165,7 +177,7 @@ def prepare(
             molecule,
             grid,
             density_basis_arrays,
-            jnp.asarray(root) @ potentials,
+            potentials,
             nuclear_attraction(molecule.charges, positions, grid.points),
             nuclear_repulsion(molecule.charges, positions),
             jnp.zeros(3),
@@ -177,6 +189,26 @@ def prepare(
         if dtype == np.float64:
             return system
     return cast(system, dtype)
+
+
+def _operators(
+    functions: Basis,
+    auxiliaries: Basis,
+    root: Float[Array, "auxiliaries auxiliaries"],
+    molecule: Molecule,
+    grid: Grid,
+) -> tuple[
+    Float[Array, "functions samples"] | TreeOperator,
+    Float[Array, "auxiliaries points"] | TreeOperator,
+]:
+    """Functions of √n and Coulomb potentials on the grid, as matrices if they are small enough."""
+    positions = jnp.asarray(molecule.positions)
+    rows = 4 * functions.size + auxiliaries.size
+    if rows * grid.weights.nbytes <= DENSE_MEMORY:
+        potentials = root @ coulomb_potential(auxiliaries, positions, grid.points)
+        return evaluate_flat(functions, positions, grid.points), potentials
+    make = partial(tree_operator, positions=positions, points=grid.points, memory=TREE_MEMORY)
+    return make(functions, kind="amplitude"), make(auxiliaries, kind="potential", mix=root)
 
 
 def in_field(system: System, field: Float[Array, "3"]) -> System:

@@ -3,6 +3,8 @@
 No other part of the package imports PySCF.
 """
 
+from threading import Lock
+
 from kineticnet_jax.reference.basis_sets import (
     AUXILIARY,
     build_mole,
@@ -26,9 +28,13 @@ from kineticnet_jax.reference.kohn_sham import (
 from kineticnet_jax.reference.molden import mole_for_molden, read_molden, write_molden
 from kineticnet_jax.reference.vibrations import thermal_modes
 
+LOCK = Lock()
+"""Held by threads while they use PySCF, which changes the warnings of the whole process."""
+
 __all__ = [
     "AUXILIARY",
     "GUESSES",
+    "LOCK",
     "KohnSham",
     "MatrixSlopes",
     "build_mole",

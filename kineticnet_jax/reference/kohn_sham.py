@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import cache
 
 import jax
 import numpy as np
@@ -163,12 +164,21 @@ def guess_density_matrix(
     Raises:
         InputError: for an unknown basis, element or guess.
     """
-    mol = build_mole(molecule, basis)
-    makers = {
-        "sad": scf.hf.init_guess_by_atom,
-        "minao": scf.hf.init_guess_by_minao,
-        "hcore": scf.hf.init_guess_by_1e,
-    }
+    if guess == "sad":
+        return _superposed_atoms(tuple(molecule.symbols), molecule.charge, basis)
+    makers = {"minao": scf.hf.init_guess_by_minao, "hcore": scf.hf.init_guess_by_1e}
     if guess not in makers:
         raise unknown_name("guess", guess, GUESSES)
-    return np.asarray(makers[guess](mol))
+    return np.asarray(makers[guess](build_mole(molecule, basis)))
+
+
+@cache
+def _superposed_atoms(
+    symbols: tuple[str, ...], charge: int, basis: str
+) -> Float[np.ndarray, "functions functions"]:
+    """Matrix of spherical atoms, which is the same for all geometries; read-only."""
+    apart = np.arange(3 * len(symbols)).reshape(-1, 3)
+    molecule = Molecule.create(list(symbols), apart.astype(float), charge)
+    matrix = np.asarray(scf.hf.init_guess_by_atom(build_mole(molecule, basis)))
+    matrix.setflags(write=False)
+    return matrix

@@ -361,9 +361,7 @@ class GroupReader:
             stack("density_kinetic_eigenvalues"),
             stack("kinetic"),
             stack("attraction"),
-            self._fresh(geometries, samples, stored)
-            if self.fresh
-            else _stored(records, samples),
+            self._fresh(geometries, samples, stored) if self.fresh else _stored(records, samples),
             family.n_electrons,
         )
 

@@ -1,0 +1,555 @@
+"""Functions of atoms on the grid of a large molecule, near an atom directly, far away interpolated.
+
+The points are sorted into a binary tree of boxes. Seen from an atom, a function of it is smooth in
+a box that is small compared with its distance: there its values on the nodes of a tensor product
+of Chebyshev's are enough. So an atom evaluates its functions on the points of the boxes around it,
+and on the nodes of a few boxes of every size farther away; time and memory grow with the number
+of atoms N as N log N.
+
+Reference: W. Fong, E. Darve, J. Comput. Phys. 228, 8712 (2009), of which this is the tree without
+    the expansion of sources, as a molecule has far more points than atoms.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from kineticnet_jax.basis import Basis
+from kineticnet_jax.boys import boys
+from kineticnet_jax.grid import bucket_size
+from kineticnet_jax.harmonics import harmonics_and_gradient, solid_harmonics
+from kineticnet_jax.types import Points, Positions
+
+NODES = 7
+"""Chebyshev nodes of a box along each axis."""
+
+SEPARATION = 0.4
+"""Radius of a box, as a fraction of its distance from an atom, up to which it is far away."""
+
+LEAF = 256
+"""Largest number of points in the smallest boxes."""
+
+NEGLIGIBLE = 1e-9
+"""Values and gradients of basis functions (bohr^(-3/2), bohr^(-5/2)) that are taken as zero."""
+
+CHUNK = 4096
+"""Samples at which the functions of atoms are evaluated at a time."""
+
+Kind = Literal["amplitude", "potential"]
+"""What is sampled of a function: its value and gradient, or its Coulomb potential."""
+
+Radial = tuple[Float[Array, "..."], ...]
+"""Radial functions for each l, of shape (*visits, exponents, points)."""
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["order", "place", "centers", "radii"],
+    meta_fields=["size"],
+)
+@dataclass(frozen=True)
+class Tree:
+    """A binary tree of boxes over grid points; level k has 2^k boxes, from left to right.
+
+    Attributes:
+        order: index of the grid point in every place of the leaves.
+        place: the place of every grid point.
+        centers: of the boxes of each level, in bohr.
+        radii: half their edges, in bohr.
+        size: number of points in a leaf.
+    """
+
+    order: Int[Array | np.ndarray, "places"]
+    place: Int[Array | np.ndarray, "points"]
+    centers: tuple[Float[Array | np.ndarray, "_ 3"], ...]
+    radii: tuple[Float[Array | np.ndarray, "_ 3"], ...]
+    size: int
+
+    @classmethod
+    def build(cls, points: Float[Array | np.ndarray, "points 3"], leaf: int = LEAF) -> "Tree":
+        """Halves the points along the longest edge of their box until few enough are left.
+
+        Args:
+            points: in bohr, on the host.
+            leaf: largest number of points in a leaf.
+        """
+        points = np.asarray(points)
+        depth = max(len(points) - 1, 0) // leaf
+        depth = depth.bit_length()
+        size = -(-len(points) // (1 << depth))
+        # Leaves are filled up with the last point, which counts in its first place only.
+        order = np.pad(np.arange(len(points)), (0, (size << depth) - len(points)), mode="edge")
+        centers, radii = [], []
+        for level in range(depth + 1):
+            boxes = points[order].reshape(1 << level, -1, 3)
+            low, high = boxes.min(axis=1), boxes.max(axis=1)
+            centers.append((low + high) / 2)
+            radii.append(np.maximum((high - low) / 2, 1e-6))
+            if level < depth:
+                axis = np.argmax(high - low, axis=1)
+                along = np.take_along_axis(boxes, axis[:, None, None], axis=2)[:, :, 0]
+                half = np.argpartition(along, along.shape[1] // 2, axis=1)
+                order = np.take_along_axis(order.reshape(1 << level, -1), half, axis=1).reshape(-1)
+        place = np.zeros(len(points), dtype=np.int64)
+        place[order[::-1]] = np.arange(len(order))[::-1]
+        return cls(order, place, tuple(centers), tuple(radii), size)
+
+    @property
+    def depth(self) -> int:
+        """The level of the leaves."""
+        return len(self.centers) - 1
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["atom", "boxes", "real"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class Visits:
+    """Boxes in which the functions of atoms are evaluated, some of one atom at a time.
+
+    Attributes:
+        atom: index of the atom within its group.
+        boxes: indices of leaves, or of boxes among those of all levels.
+        real: zero for places that only fill up the list.
+    """
+
+    atom: Int[Array | np.ndarray, "visits"]
+    boxes: Int[Array | np.ndarray, "visits boxes"]
+    real: Float[Array | np.ndarray, "visits boxes"]
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["exponents", "contraction", "index"],
+    meta_fields=["l"],
+)
+@dataclass(frozen=True)
+class Primitives:
+    """The functions of one angular momentum on every atom of a group.
+
+    Attributes:
+        exponents: α_p in bohr⁻².
+        contraction: coefficients of exp(-α_p r²) in each shell, normalisation included.
+        index: places of the functions of each atom among those of the molecule.
+        l: angular momentum.
+    """
+
+    exponents: Float[Array | np.ndarray, "exponents"]
+    contraction: Float[Array | np.ndarray, "shells exponents"]
+    index: Int[Array | np.ndarray, "atoms shells m"]
+    l: int
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["atoms", "primitives", "near", "far", "near_radial", "far_radial"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class AtomGroup:
+    """Atoms with the same functions.
+
+    Attributes:
+        atoms: their indices.
+        primitives: their functions by angular momentum.
+        near: leaves on whose points they are evaluated.
+        far: boxes on whose nodes they are evaluated.
+        near_radial: radial functions on these points, or None to evaluate them at every use.
+        far_radial: radial functions on these nodes, or None.
+    """
+
+    atoms: Int[Array | np.ndarray, "atoms"]
+    primitives: tuple[Primitives, ...]
+    near: Visits
+    far: Visits
+    near_radial: Radial | None = None
+    far_radial: Radial | None = None
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["tree", "points", "positions", "groups", "mix"],
+    meta_fields=["kind"],
+)
+@dataclass(frozen=True)
+class TreeOperator:
+    """The matrix of all functions on all grid points, which is never made.
+
+    `coefficients @ operator` and `operator @ sources` are what they would be with the matrix of
+    shape (functions, samples); the samples are flat, as in `DensityBasis.on_grid`.
+
+    Attributes:
+        tree: boxes of grid points.
+        points: the grid points in bohr.
+        positions: nuclear positions in bohr.
+        groups: the atoms by the functions they have.
+        mix: a matrix to be multiplied with from the left, or None.
+        kind: "amplitude" (4 samples a point) or "potential" (one).
+    """
+
+    tree: Tree
+    points: Points
+    positions: Positions
+    groups: tuple[AtomGroup, ...]
+    mix: Float[Array, "rows functions"] | None
+    kind: Kind
+
+    # So that NumPy leaves products with its arrays to this class.
+    __array_ufunc__ = None
+
+    def __rmatmul__(self, coefficients: Float[Array, "rows"]) -> Float[Array, "samples"]:
+        """Σ_μ c_μ χ_μ on the grid."""
+        if self.mix is not None:
+            coefficients = coefficients @ self.mix
+        return self._expand(coefficients)
+
+    def __matmul__(self, sources: Float[Array, "samples"]) -> Float[Array, "rows"]:
+        """Σ_g χ_μ(r_g) s_g for all functions."""
+        size = sum(np.size(p.index) for group in self.groups for p in group.primitives)
+        shape = jax.ShapeDtypeStruct((size,), sources.dtype)
+        (projections,) = jax.linear_transpose(self._expand, shape)(sources)
+        return projections if self.mix is None else self.mix @ projections
+
+    def moved(self, positions: Positions, points: Points) -> "TreeOperator":
+        """The operator with atoms and points a little elsewhere, in the same boxes.
+
+        Args:
+            positions: nuclear positions in bohr; may be traced.
+            points: grid points in bohr; may be traced.
+        """
+        groups = (replace(group, near_radial=None, far_radial=None) for group in self.groups)
+        return replace(self, positions=positions, points=points, groups=tuple(groups))
+
+    def _expand(self, coefficients: Float[Array, "functions"]) -> Float[Array, "samples"]:
+        tree = self.tree
+        leaves, samples = _leaves(tree, self.points), _nodes(tree)
+        count = 4 if self.kind == "amplitude" else 1
+        dtype = coefficients.dtype
+        near = jnp.zeros((len(leaves), count, tree.size), dtype)
+        far = jnp.zeros((len(samples), count, NODES**3), dtype)
+        for group in self.groups:
+            positions = jnp.asarray(self.positions)[jnp.asarray(group.atoms)]
+            weights = [_weights(p, self.kind, coefficients) for p in group.primitives]
+            add = partial(_add_visits, group.primitives, self.kind, positions, weights)
+            near = add(group.near, leaves, group.near_radial, near)
+            far = add(group.far, samples, group.far_radial, far)
+        values = near + _interpolate(tree, leaves, far)
+        return jnp.swapaxes(values, 0, 1).reshape(count, -1)[:, jnp.asarray(tree.place)].reshape(-1)
+
+
+def tree_operator(
+    basis: Basis,
+    positions: Positions,
+    points: Float[Array | np.ndarray, "points 3"],
+    kind: Kind,
+    mix: Float[Array, "rows functions"] | None = None,
+    memory: int = 0,
+) -> TreeOperator:
+    """The functions of a basis on the grid of a large molecule.
+
+    Args:
+        basis: the functions.
+        positions: nuclear positions in bohr, on the host.
+        points: grid points in bohr, on the host.
+        kind: "amplitude" for values and gradients, "potential" for Coulomb potentials.
+        mix: a matrix to be multiplied with from the left.
+        memory: bytes up to which values are kept; beyond, they are evaluated at every use.
+
+    Returns:
+        The operator.
+    """
+    positions, points = np.asarray(positions), np.asarray(points)
+    tree = Tree.build(points)
+    groups = []
+    for atoms, primitives in _by_atom(basis):
+        reach = _reach(primitives) if kind == "amplitude" else np.inf
+        groups.append(AtomGroup(atoms, primitives, *_visits(tree, positions[atoms], reach)))
+    entries = sum(
+        (group.near.boxes.size * tree.size + group.far.boxes.size * NODES**3)
+        * sum(len(p.exponents) for p in group.primitives)
+        for group in groups
+    )
+    operator = TreeOperator(
+        jax.tree.map(jnp.asarray, tree),
+        jnp.asarray(points),
+        jnp.asarray(positions),
+        tuple(jax.tree.map(jnp.asarray, group) for group in groups),
+        mix,
+        kind,
+    )
+    if entries * points.dtype.itemsize > memory:
+        return operator
+    return _stored(operator)
+
+
+@jax.jit
+def _stored(operator: TreeOperator) -> TreeOperator:
+    """The operator with the values of all functions kept."""
+    leaves, nodes = _leaves(operator.tree, operator.points), _nodes(operator.tree)
+    groups = []
+    for group in operator.groups:
+        positions = operator.positions[group.atoms]
+        values = [
+            jax.lax.map(
+                lambda visit, samples=samples, positions=positions, group=group: _radial(
+                    group.primitives, operator.kind, _vectors(samples, positions, *visit)
+                ),
+                (visits.atom, visits.boxes),
+            )
+            for visits, samples in ((group.near, leaves), (group.far, nodes))
+        ]
+        groups.append(replace(group, near_radial=values[0], far_radial=values[1]))
+    return replace(operator, groups=tuple(groups))
+
+
+def _by_atom(basis: Basis) -> list[tuple[Int[np.ndarray, "atoms"], tuple[Primitives, ...]]]:
+    """Atoms with the same functions, and these."""
+    place = np.empty(basis.size, dtype=np.int64)
+    place[np.array(basis.order)] = np.arange(basis.size)
+    # Of every atom the shells of each l: exponents, coefficients and places of the functions.
+    shells: dict[int, dict[int, list[tuple[tuple, tuple, np.ndarray]]]] = {}
+    start = 0
+    for group in basis.groups:
+        width = 2 * group.l + 1
+        for atom, exponents, coefficients in zip(
+            group.atom, group.exponents, group.coefficients, strict=True
+        ):
+            used = coefficients != 0
+            shell = (tuple(exponents[used].tolist()), tuple(coefficients[used].tolist()))
+            own = shells.setdefault(int(atom), {}).setdefault(group.l, [])
+            own.append((*shell, place[start : start + width]))
+            start += width
+    kinds: dict[tuple, list[int]] = {}
+    for atom, own in sorted(shells.items()):
+        kind = tuple((l, tuple(shell[:2] for shell in same)) for l, same in own.items())
+        kinds.setdefault(kind, []).append(atom)
+    return [
+        (
+            np.array(atoms),
+            tuple(
+                Primitives(
+                    *_contraction([shell[:2] for shell in same]),
+                    np.array([[shell[2] for shell in shells[atom][l]] for atom in atoms]),
+                    l,
+                )
+                for l, same in shells[atoms[0]].items()
+            ),
+        )
+        for atoms in kinds.values()
+    ]
+
+
+def _contraction(
+    shells: list[tuple[tuple[float, ...], tuple[float, ...]]],
+) -> tuple[Float[np.ndarray, "exponents"], Float[np.ndarray, "shells exponents"]]:
+    """All exponents of some shells, and their coefficients for each of them."""
+    exponents = sorted({exponent for shell, _ in shells for exponent in shell})
+    contraction = np.zeros((len(shells), len(exponents)))
+    for row, (own, coefficients) in zip(contraction, shells, strict=True):
+        row[[exponents.index(exponent) for exponent in own]] = coefficients
+    return np.array(exponents), contraction
+
+
+def _reach(primitives: tuple[Primitives, ...]) -> float:
+    """Distance in bohr from which on all functions of an atom are negligible."""
+    r = np.linspace(0.5, 100, 400)[:, None]
+    largest = np.zeros(len(r))
+    for p in primitives:
+        # An upper bound of the value, and of the slope of the Gaussian.
+        terms = r**p.l * (1 + 2 * r * p.exponents) * np.exp(-p.exponents * r**2)
+        largest = np.maximum(largest, np.max(terms @ np.abs(p.contraction).T, axis=1))
+    return float(r[np.flatnonzero(largest > NEGLIGIBLE)[-1], 0])
+
+
+def _visits(
+    tree: Tree, positions: Float[np.ndarray, "atoms 3"], reach: float
+) -> tuple[Visits, Visits]:
+    """Leaves near each atom, and for each atom the largest boxes that are far away from it."""
+    open_boxes = np.ones((len(positions), 1), dtype=bool)
+    far = []
+    for level, (centers, radii) in enumerate(zip(tree.centers, tree.radii, strict=True)):
+        distance = np.linalg.norm(positions[:, None] - np.asarray(centers), axis=-1)
+        radius = np.linalg.norm(np.asarray(radii), axis=-1)
+        open_boxes &= distance - radius < reach
+        separate = open_boxes & (radius <= SEPARATION * distance)
+        far.append(separate)
+        open_boxes &= ~separate
+        if level < tree.depth:
+            open_boxes = np.repeat(open_boxes, 2, axis=1)
+    # Boxes of all levels one after the other.
+    return _in_chunks(open_boxes, tree.size), _in_chunks(np.concatenate(far, axis=1), NODES**3)
+
+
+def _in_chunks(visited: Bool[np.ndarray, "atoms boxes"], samples: int) -> Visits:
+    """The boxes of every atom in chunks, and these filled up to a bucket of them."""
+    width = max(1, CHUNK // samples)
+    atoms, rows = [], []
+    for atom, own in enumerate(visited):
+        boxes = np.flatnonzero(own)
+        for start in range(0, len(boxes), width):
+            atoms.append(atom)
+            rows.append(boxes[start : start + width])
+    chunks = bucket_size(max(1, len(rows)))
+    boxes, real = np.zeros((chunks, width), dtype=np.int64), np.zeros((chunks, width))
+    for i, row in enumerate(rows):
+        boxes[i, : len(row)] = row
+        real[i, : len(row)] = 1
+    return Visits(np.pad(np.array(atoms, dtype=np.int64), (0, chunks - len(rows))), boxes, real)
+
+
+def _vectors(
+    samples: Float[Array, "boxes samples 3"],
+    positions: Float[Array, "atoms 3"],
+    atom: Int[Array, ""],
+    boxes: Int[Array, "visited"],
+) -> Float[Array, "points 3"]:
+    """Samples of some boxes relative to an atom."""
+    return samples[boxes].reshape(-1, 3) - positions[atom]
+
+
+def _radial(
+    primitives: tuple[Primitives, ...], kind: Kind, vectors: Float[Array, "points 3"]
+) -> Radial:
+    """exp(-α_p r²) for all primitives of each l, or (2π/α_p) F_l(α_p r²) of its potential."""
+    r2 = jnp.sum(vectors**2, axis=-1)
+    values = []
+    for p in primitives:
+        exponents = jnp.asarray(p.exponents, r2.dtype)[:, None]
+        if kind == "amplitude":
+            values.append(jnp.exp(-exponents * r2))
+        else:
+            values.append(2 * jnp.pi / exponents * boys(p.l, exponents * r2))
+    return tuple(values)
+
+
+def _weights(
+    p: Primitives, kind: Kind, coefficients: Float[Array, "functions"]
+) -> Float[Array, "atoms parts m exponents"]:
+    """What S_lm exp(-α_p r²) is multiplied with in Σ_μ c_μ χ_μ, and in its derivative by r²."""
+    dtype = coefficients.dtype
+    own = coefficients[jnp.asarray(p.index)]
+    weights = jnp.einsum("asm,sp->amp", own, jnp.asarray(p.contraction, dtype))[:, None]
+    if kind == "potential":
+        return weights
+    return jnp.concatenate([weights, -jnp.asarray(p.exponents, dtype) * weights], axis=1)
+
+
+def _sum_functions(
+    primitives: tuple[Primitives, ...],
+    weights: list[Float[Array, "_ _ _"]],
+    radial: Radial,
+    vectors: Float[Array, "points 3"],
+) -> Float[Array, "components points"]:
+    """Σ_μ c_μ χ_μ, or its gradient too, first over the functions with the same S_lm."""
+    value, gradient, slope = 0.0, 0.0, 0.0
+    for p, weight, values in zip(primitives, weights, radial, strict=True):
+        parts, width, exponents = weight.shape
+        summed = (weight.reshape(-1, exponents) @ values).reshape(parts, width, -1)
+        if parts == 1:
+            value += jnp.sum(summed[0] * solid_harmonics(p.l, vectors), axis=0)
+            continue
+        harmonics, slopes = harmonics_and_gradient(p.l, vectors)
+        value += jnp.sum(summed[0] * harmonics, axis=0)
+        gradient += jnp.sum(summed[0] * slopes, axis=1)
+        slope += jnp.sum(summed[1] * harmonics, axis=0)
+    if weights[0].shape[0] == 1:
+        return jnp.asarray(value)[None]
+    return jnp.concatenate([jnp.asarray(value)[None], gradient + 2 * slope * vectors.T])
+
+
+def _add_visits(
+    primitives: tuple[Primitives, ...],
+    kind: Kind,
+    positions: Float[Array, "atoms 3"],
+    weights: list[Float[Array, "_ _ _ _"]],
+    visits: Visits,
+    samples: Float[Array, "boxes samples 3"],
+    stored: Radial | None,
+    total: Float[Array, "boxes components samples"],
+) -> Float[Array, "boxes components samples"]:
+    """Adds the functions of all atoms to the boxes they visit."""
+
+    def step(
+        total: Float[Array, "boxes components samples"], visit: tuple[Any, ...]
+    ) -> tuple[Float[Array, "boxes components samples"], None]:
+        atom, boxes, real, values = visit
+        vectors = _vectors(samples, positions, atom, boxes)
+        if values is None:
+            values = _radial(primitives, kind, vectors)
+        added = _sum_functions(primitives, [weight[atom] for weight in weights], values, vectors)
+        shape = (len(added), len(boxes), -1)
+        added = added.reshape(shape) * real[:, None].astype(added.dtype)
+        return total.at[boxes].add(jnp.swapaxes(added, 0, 1)), None
+
+    frugal = jax.checkpoint(step, prevent_cse=False)
+    total, _ = jax.lax.scan(frugal, total, (visits.atom, visits.boxes, visits.real, stored))
+    return total
+
+
+def _leaves(tree: Tree, points: Points) -> Float[Array, "leaves size 3"]:
+    """Grid points of every leaf."""
+    return jnp.asarray(points)[jnp.asarray(tree.order)].reshape(-1, tree.size, 3)
+
+
+def _chebyshev_nodes() -> Float[np.ndarray, "nodes"]:
+    return np.cos(np.pi * (np.arange(NODES) + 0.5) / NODES)
+
+
+def _nodes(tree: Tree) -> Float[Array, "boxes nodes 3"]:
+    """Nodes of all boxes of all levels."""
+    unit = np.stack(np.meshgrid(*[_chebyshev_nodes()] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    centers, radii = (jnp.concatenate(list(levels)) for levels in (tree.centers, tree.radii))
+    return centers[:, None] + radii[:, None] * jnp.asarray(unit, centers.dtype)
+
+
+def _lagrange(x: Float[Array, "*points"]) -> Float[Array, "*points nodes"]:
+    """Lagrange polynomials of the nodes, L_i(x) = (1 + 2 Σ_k T_k(x_i) T_k(x)) / NODES."""
+    chebyshev = [jnp.ones_like(x), x]
+    while len(chebyshev) < NODES:
+        chebyshev.append(2 * x * chebyshev[-1] - chebyshev[-2])
+    matrix = np.polynomial.chebyshev.chebvander(_chebyshev_nodes(), NODES - 1)
+    matrix[:, 1:] *= 2
+    return jnp.stack(chebyshev, axis=-1) @ jnp.asarray(matrix.T / NODES, x.dtype)
+
+
+def _interpolate(
+    tree: Tree,
+    leaves: Float[Array, "leaves size 3"],
+    values: Float[Array, "boxes components nodes"],
+) -> Float[Array, "leaves components size"]:
+    """Hands what is known on the nodes of boxes down to smaller ones, and to the points."""
+    cube = (NODES,) * 3
+    unit = jnp.asarray(_chebyshev_nodes(), values.dtype)
+    field = values[:1].reshape(1, -1, *cube)
+    for level in range(1, tree.depth + 1):
+        boxes = 1 << level
+        center, radius = (
+            jnp.repeat(column[level - 1], 2, axis=0) for column in (tree.centers, tree.radii)
+        )
+        nodes = tree.centers[level][..., None] + tree.radii[level][..., None] * unit
+        x, y, z = jnp.moveaxis(_lagrange((nodes - center[..., None]) / radius[..., None]), 1, 0)
+        field = jnp.repeat(field, 2, axis=0)
+        field = jnp.einsum("bcxyz,bkz->bcxyk", field, z)
+        field = jnp.einsum("bcxyk,bjy->bcxjk", field, y)
+        field = jnp.einsum("bcxjk,bix->bcijk", field, x)
+        field += values[boxes - 1 : 2 * boxes - 1].reshape(boxes, -1, *cube)
+
+    def at_points(
+        leaf: tuple[
+            Float[Array, "size 3"], Float[Array, "3"], Float[Array, "3"], Float[Array, "..."]
+        ],
+    ) -> Float[Array, "components size"]:
+        points, center, radius, field = leaf
+        x, y, z = jnp.moveaxis(_lagrange((points - center) / radius), 1, 0)
+        field = jnp.einsum("cxyz,pz->cxyp", field, z)
+        field = jnp.einsum("cxyp,py->cxp", field, y)
+        return jnp.einsum("cxp,px->cp", field, x)
+
+    return jax.lax.map(at_points, (leaves, tree.centers[-1], tree.radii[-1], field), batch_size=8)

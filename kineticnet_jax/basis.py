@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from kineticnet_jax.boys import boys
 from kineticnet_jax.errors import InputError
-from kineticnet_jax.harmonics import harmonics_and_gradient, solid_harmonics
+from kineticnet_jax.harmonics import solid_harmonics
 
 MAXIMUM_ANGULAR_MOMENTUM = 6
 
@@ -164,7 +164,7 @@ def _value_and_gradient_tables(
     l: int, r: Float[Array, "atoms points 3"]
 ) -> tuple[Float[Array, "rows 4 points"], Float[Array, "rows 4 points"]]:
     """What R and dR/d(r²) are multiplied with, for every atom and m: [S, ∇S] and [0, 2 r S]."""
-    values, gradients = harmonics_and_gradient(l, r)
+    values, gradients = _harmonics_and_gradient(l, r)
     values = jnp.swapaxes(values, 0, 1)[:, :, None]
     gradients = jnp.transpose(gradients, (2, 1, 0, 3))
     direction = jnp.moveaxis(r, -1, 1)[:, None]
@@ -244,6 +244,14 @@ def _gaussian(
     weights = coefficients * (-exponents) ** derivative
     gaussians = jnp.exp(-exponents[..., None] * r2[:, None])
     return jnp.sum(weights[..., None] * gaussians, axis=1)
+
+
+def _harmonics_and_gradient(
+    l: int, r: Float[Array, "atoms points 3"]
+) -> tuple[Float[Array, "m atoms points"], Float[Array, "3 m atoms points"]]:
+    value, push = jax.linearize(partial(solid_harmonics, l), r)
+    unit = jnp.broadcast_to(jnp.eye(3, dtype=r.dtype)[:, None, None], (3, *r.shape))
+    return value, jax.vmap(push)(unit)
 
 
 def _flatten(block: Float[Array, "*first m shells points"]) -> Float[Array, "*first ms points"]:

@@ -199,8 +199,13 @@ def fit_sqrt_density(system: System, density: Density) -> SqrtDensity:
     Returns:
         The fit; its distance from `density` depends on the basis.
     """
+    return _fit(system, density.on_grid(system))
+
+
+@jax.jit
+def _fit(system: System, density: GridDensity) -> SqrtDensity:
     basis = system.density_basis
-    sources = fit_sources(system.grid.weights, *sqrt_amplitude(density.on_grid(system)))
+    sources = fit_sources(system.grid.weights, *sqrt_amplitude(density))
     projections = basis.transform.T @ (basis.on_grid @ sources.reshape(-1))
     coefficients = basis.transform @ (projections / (basis.kinetic_eigenvalues + KAPPA))
     return SqrtDensity(coefficients).normalized(system)

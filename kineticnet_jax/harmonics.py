@@ -1,10 +1,11 @@
 """Real solid harmonics r^l Y_lm."""
 
-from functools import partial
+from functools import cache, partial
 from math import factorial, pi, sqrt
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -46,23 +47,6 @@ def solid_harmonics(l: int, r: Float[Array, "*batch 3"]) -> Float[Array, "m *bat
     return jnp.stack([values[m] for m in order])
 
 
-def harmonics_and_gradient(
-    l: int, r: Float[Array, "*batch 3"]
-) -> tuple[Float[Array, "m *batch"], Float[Array, "3 m *batch"]]:
-    """Solid harmonics and their gradients, see `solid_harmonics`.
-
-    Args:
-        l: angular momentum, at least 0.
-        r: Cartesian vectors in bohr.
-
-    Returns:
-        S_lm and ∂S_lm/∂(x, y, z).
-    """
-    values, push = jax.linearize(partial(solid_harmonics, l), r)
-    unit = jnp.eye(3, dtype=r.dtype).reshape(3, *(1,) * (r.ndim - 1), 3)
-    return values, jax.vmap(push)(jnp.broadcast_to(unit, (3, *r.shape)))
-
-
 def _legendre(
     l: int, m: int, z: Float[Array, "*batch"], r2: Float[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
@@ -76,3 +60,19 @@ def _legendre(
             ((2 * k - 1) * z * current - (k + m - 1) * r2 * previous) / (k - m),
         )
     return current
+
+
+@cache
+def gradient_coefficients(l: int) -> Float[np.ndarray, "m 3 lower"]:
+    """D with ∇S_lm = Σ_m' D_(m,m') S_(l-1,m'), for l of at least 1.
+
+    The gradient of a harmonic polynomial is harmonic, and of one degree less. The coefficients
+    follow from values of both sides at some points.
+    """
+    points = np.random.default_rng(0).normal(size=(8 * l, 3))
+    with jax.enable_x64(True), jax.ensure_compile_time_eval():
+        lower = np.asarray(solid_harmonics(l - 1, jnp.asarray(points)))
+        slopes = np.asarray(jax.vmap(jax.jacfwd(partial(solid_harmonics, l)))(jnp.asarray(points)))
+    solution, *_ = np.linalg.lstsq(lower.T, slopes.reshape(len(points), -1), rcond=None)
+    coefficients = solution.T.reshape(2 * l + 1, 3, 2 * l - 1)
+    return np.where(np.abs(coefficients) > 1e-9, coefficients, 0.0)

@@ -17,18 +17,18 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from kineticnet_jax.basis import Basis
 from kineticnet_jax.boys import boys
 from kineticnet_jax.grid import bucket_size
-from kineticnet_jax.harmonics import harmonics_and_gradient, solid_harmonics
+from kineticnet_jax.harmonics import gradient_coefficients, solid_harmonics
 from kineticnet_jax.types import Points, Positions
 
-NODES = 7
+NODES = 6
 """Chebyshev nodes of a box along each axis."""
 
-SEPARATION = 0.4
+SEPARATION = 0.35
 """Radius of a box, as a fraction of its distance from an atom, up to which it is far away."""
 
 LEAF = 256
@@ -38,13 +38,13 @@ NEGLIGIBLE = 1e-9
 """Values and gradients of basis functions (bohr^(-3/2), bohr^(-5/2)) that are taken as zero."""
 
 CHUNK = 4096
-"""Samples at which the functions of atoms are evaluated at a time."""
+"""Samples on which the functions of an atom are evaluated at a time."""
 
 Kind = Literal["amplitude", "potential"]
 """What is sampled of a function: its value and gradient, or its Coulomb potential."""
 
 Radial = tuple[Float[Array, "..."], ...]
-"""Radial functions for each l, of shape (*visits, exponents, points)."""
+"""Radial functions for each l, of shape (chunks, exponents, size)."""
 
 
 @partial(
@@ -107,26 +107,6 @@ class Tree:
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["atom", "boxes", "real"],
-    meta_fields=[],
-)
-@dataclass(frozen=True)
-class Visits:
-    """Boxes in which the functions of atoms are evaluated, some of one atom at a time.
-
-    Attributes:
-        atom: index of the atom within its group.
-        boxes: indices of leaves, or of boxes among those of all levels.
-        real: zero for places that only fill up the list.
-    """
-
-    atom: Int[Array | np.ndarray, "visits"]
-    boxes: Int[Array | np.ndarray, "visits boxes"]
-    real: Float[Array | np.ndarray, "visits boxes"]
-
-
-@partial(
-    jax.tree_util.register_dataclass,
     data_fields=["exponents", "contraction", "index"],
     meta_fields=["l"],
 )
@@ -149,28 +129,27 @@ class Primitives:
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["atoms", "primitives", "near", "far", "near_radial", "far_radial"],
+    data_fields=["atoms", "primitives", "atom", "samples", "radial"],
     meta_fields=[],
 )
 @dataclass(frozen=True)
 class AtomGroup:
-    """Atoms with the same functions.
+    """Atoms with the same functions, and the samples on which they are evaluated.
 
     Attributes:
         atoms: their indices.
         primitives: their functions by angular momentum.
-        near: leaves on whose points they are evaluated.
-        far: boxes on whose nodes they are evaluated.
-        near_radial: radial functions on these points, or None to evaluate them at every use.
-        far_radial: radial functions on these nodes, or None.
+        atom: for every chunk of samples, which of these atoms it is for.
+        samples: indices of grid points near the atom and of nodes of boxes far from it, these
+            counted after the points. A place that only fills up a chunk has the index after all.
+        radial: radial functions on these samples, or None to evaluate them at every use.
     """
 
     atoms: Int[Array | np.ndarray, "atoms"]
     primitives: tuple[Primitives, ...]
-    near: Visits
-    far: Visits
-    near_radial: Radial | None = None
-    far_radial: Radial | None = None
+    atom: Int[Array | np.ndarray, "chunks"]
+    samples: Int[Array | np.ndarray, "chunks size"]
+    radial: Radial | None = None
 
 
 @partial(
@@ -224,24 +203,21 @@ class TreeOperator:
             positions: nuclear positions in bohr; may be traced.
             points: grid points in bohr; may be traced.
         """
-        groups = (replace(group, near_radial=None, far_radial=None) for group in self.groups)
-        return replace(self, positions=positions, points=points, groups=tuple(groups))
+        groups = tuple(replace(group, radial=None) for group in self.groups)
+        return replace(self, positions=positions, points=points, groups=groups)
 
     def _expand(self, coefficients: Float[Array, "functions"]) -> Float[Array, "samples"]:
-        tree = self.tree
-        leaves, samples = _leaves(tree, self.points), _nodes(tree)
-        count = 4 if self.kind == "amplitude" else 1
-        dtype = coefficients.dtype
-        near = jnp.zeros((len(leaves), count, tree.size), dtype)
-        far = jnp.zeros((len(samples), count, NODES**3), dtype)
+        places = _places(self)
+        components = 4 if self.kind == "amplitude" else 1
+        values = jnp.zeros((len(places), components), coefficients.dtype)
         for group in self.groups:
-            positions = jnp.asarray(self.positions)[jnp.asarray(group.atoms)]
-            weights = [_weights(p, self.kind, coefficients) for p in group.primitives]
-            add = partial(_add_visits, group.primitives, self.kind, positions, weights)
-            near = add(group.near, leaves, group.near_radial, near)
-            far = add(group.far, samples, group.far_radial, far)
-        values = near + _interpolate(tree, leaves, far)
-        return jnp.swapaxes(values, 0, 1).reshape(count, -1)[:, jnp.asarray(tree.place)].reshape(-1)
+            weights = tuple(_weights(p, self.kind, coefficients) for p in group.primitives)
+            values = _add_functions(group, self.kind, self._sites(group), weights, places, values)
+        near, far = values[: len(self.points)], values[len(self.points) : -1]
+        return (near + _interpolate(self.tree, self.points, far)).T.reshape(-1)
+
+    def _sites(self, group: AtomGroup) -> Float[Array, "atoms 3"]:
+        return jnp.asarray(self.positions)[jnp.asarray(group.atoms)]
 
 
 def tree_operator(
@@ -270,11 +246,9 @@ def tree_operator(
     groups = []
     for atoms, primitives in _by_atom(basis):
         reach = _reach(primitives) if kind == "amplitude" else np.inf
-        groups.append(AtomGroup(atoms, primitives, *_visits(tree, positions[atoms], reach)))
+        groups.append(AtomGroup(atoms, primitives, *_samples(tree, positions[atoms], reach)))
     entries = sum(
-        (group.near.boxes.size * tree.size + group.far.boxes.size * NODES**3)
-        * sum(len(p.exponents) for p in group.primitives)
-        for group in groups
+        group.samples.size * sum(len(p.exponents) for p in group.primitives) for group in groups
     )
     operator = TreeOperator(
         jax.tree.map(jnp.asarray, tree),
@@ -291,22 +265,20 @@ def tree_operator(
 
 @jax.jit
 def _stored(operator: TreeOperator) -> TreeOperator:
-    """The operator with the values of all functions kept."""
-    leaves, nodes = _leaves(operator.tree, operator.points), _nodes(operator.tree)
-    groups = []
-    for group in operator.groups:
-        positions = operator.positions[group.atoms]
-        values = [
-            jax.lax.map(
-                lambda visit, samples=samples, positions=positions, group=group: _radial(
-                    group.primitives, operator.kind, _vectors(samples, positions, *visit)
-                ),
-                (visits.atom, visits.boxes),
-            )
-            for visits, samples in ((group.near, leaves), (group.far, nodes))
-        ]
-        groups.append(replace(group, near_radial=values[0], far_radial=values[1]))
-    return replace(operator, groups=tuple(groups))
+    """The operator with the radial functions kept."""
+    places = _places(operator)
+
+    def stored(group: AtomGroup) -> AtomGroup:
+        sites = operator._sites(group)
+        radial = jax.lax.map(
+            lambda chunk: _radial(
+                group.primitives, operator.kind, places[chunk[1]] - sites[chunk[0]]
+            ),
+            (group.atom, group.samples),
+        )
+        return replace(group, radial=radial)
+
+    return replace(operator, groups=tuple(stored(group) for group in operator.groups))
 
 
 def _by_atom(basis: Basis) -> list[tuple[Int[np.ndarray, "atoms"], tuple[Primitives, ...]]]:
@@ -368,50 +340,47 @@ def _reach(primitives: tuple[Primitives, ...]) -> float:
     return float(r[np.flatnonzero(largest > NEGLIGIBLE)[-1], 0])
 
 
-def _visits(
+def _samples(
     tree: Tree, positions: Float[np.ndarray, "atoms 3"], reach: float
-) -> tuple[Visits, Visits]:
-    """Leaves near each atom, and for each atom the largest boxes that are far away from it."""
-    open_boxes = np.ones((len(positions), 1), dtype=bool)
-    far = []
+) -> tuple[Int[np.ndarray, "chunks"], Int[np.ndarray, "chunks size"]]:
+    """Points of leaves near each atom, and nodes of the largest boxes far from it, in chunks.
+
+    Returns:
+        The atom of every chunk, and its samples; the number of chunks is a bucket.
+    """
+    points = len(tree.place)
+    first = np.arange(len(tree.order)) == tree.place[tree.order]
+    leaves = np.where(first, tree.order, -1).reshape(-1, tree.size)
+    last = points + sum(len(centers) for centers in tree.centers) * NODES**3
+    nodes = np.arange(points, last).reshape(-1, NODES**3)
+    atoms, rows = [], []
+    for atom, position in enumerate(positions):
+        near, far = _boxes(tree, position, reach)
+        own = leaves[near]
+        own = np.concatenate([own[own >= 0], nodes[far].reshape(-1)])
+        own = np.pad(own, (0, -len(own) % CHUNK), constant_values=last).reshape(-1, CHUNK)
+        atoms += [atom] * len(own)
+        rows.append(own)
+    missing = bucket_size(max(len(atoms), 1)) - len(atoms)
+    samples = np.pad(np.concatenate(rows), ((0, missing), (0, 0)), constant_values=last)
+    return np.pad(np.array(atoms, dtype=np.int64), (0, missing)), samples
+
+
+def _boxes(
+    tree: Tree, position: Float[np.ndarray, "3"], reach: float
+) -> tuple[Int[np.ndarray, "near"], Int[np.ndarray, "far"]]:
+    """Leaves near an atom, and the largest boxes far from it among those of all levels."""
+    open_boxes, far = np.ones(1, dtype=bool), []
     for level, (centers, radii) in enumerate(zip(tree.centers, tree.radii, strict=True)):
-        distance = np.linalg.norm(positions[:, None] - np.asarray(centers), axis=-1)
-        radius = np.linalg.norm(np.asarray(radii), axis=-1)
+        distance = np.linalg.norm(position - np.asarray(centers), axis=1)
+        radius = np.linalg.norm(np.asarray(radii), axis=1)
         open_boxes &= distance - radius < reach
         separate = open_boxes & (radius <= SEPARATION * distance)
         far.append(separate)
         open_boxes &= ~separate
         if level < tree.depth:
-            open_boxes = np.repeat(open_boxes, 2, axis=1)
-    # Boxes of all levels one after the other.
-    return _in_chunks(open_boxes, tree.size), _in_chunks(np.concatenate(far, axis=1), NODES**3)
-
-
-def _in_chunks(visited: Bool[np.ndarray, "atoms boxes"], samples: int) -> Visits:
-    """The boxes of every atom in chunks, and these filled up to a bucket of them."""
-    width = max(1, CHUNK // samples)
-    atoms, rows = [], []
-    for atom, own in enumerate(visited):
-        boxes = np.flatnonzero(own)
-        for start in range(0, len(boxes), width):
-            atoms.append(atom)
-            rows.append(boxes[start : start + width])
-    chunks = bucket_size(max(1, len(rows)))
-    boxes, real = np.zeros((chunks, width), dtype=np.int64), np.zeros((chunks, width))
-    for i, row in enumerate(rows):
-        boxes[i, : len(row)] = row
-        real[i, : len(row)] = 1
-    return Visits(np.pad(np.array(atoms, dtype=np.int64), (0, chunks - len(rows))), boxes, real)
-
-
-def _vectors(
-    samples: Float[Array, "boxes samples 3"],
-    positions: Float[Array, "atoms 3"],
-    atom: Int[Array, ""],
-    boxes: Int[Array, "visited"],
-) -> Float[Array, "points 3"]:
-    """Samples of some boxes relative to an atom."""
-    return samples[boxes].reshape(-1, 3) - positions[atom]
+            open_boxes = np.repeat(open_boxes, 2)
+    return np.flatnonzero(open_boxes), np.flatnonzero(np.concatenate(far))
 
 
 def _radial(
@@ -431,82 +400,88 @@ def _radial(
 
 def _weights(
     p: Primitives, kind: Kind, coefficients: Float[Array, "functions"]
-) -> Float[Array, "atoms parts m exponents"]:
-    """What S_lm exp(-α_p r²) is multiplied with in Σ_μ c_μ χ_μ, and in its derivative by r²."""
+) -> Float[Array, "atoms rows exponents"]:
+    """What the radial functions are multiplied with, for the sums over harmonics that follow.
+
+    For the amplitude these are Σ_m S_lm c_m R of its value, the same of its derivative by r², and
+    for l > 0 those over S_(l-1,m') with ∇S_lm = Σ_m' D_(m,m') S_(l-1,m').
+    """
     dtype = coefficients.dtype
     own = coefficients[jnp.asarray(p.index)]
-    weights = jnp.einsum("asm,sp->amp", own, jnp.asarray(p.contraction, dtype))[:, None]
+    value = jnp.einsum("asm,sp->amp", own, jnp.asarray(p.contraction, dtype))
     if kind == "potential":
-        return weights
-    return jnp.concatenate([weights, -jnp.asarray(p.exponents, dtype) * weights], axis=1)
+        return value
+    rows = [value, -jnp.asarray(p.exponents, dtype) * value]
+    if p.l > 0:
+        lower = jnp.asarray(gradient_coefficients(p.l), dtype)
+        slopes = jnp.einsum("amp,mxn->axnp", value, lower)
+        rows.append(slopes.reshape(len(own), -1, slopes.shape[-1]))
+    return jnp.concatenate(rows, axis=1)
 
 
 def _sum_functions(
     primitives: tuple[Primitives, ...],
-    weights: list[Float[Array, "_ _ _"]],
-    radial: Radial,
-    vectors: Float[Array, "points 3"],
-) -> Float[Array, "components points"]:
-    """Σ_μ c_μ χ_μ, or its gradient too, first over the functions with the same S_lm."""
-    value, gradient, slope = 0.0, 0.0, 0.0
-    for p, weight, values in zip(primitives, weights, radial, strict=True):
-        parts, width, exponents = weight.shape
-        summed = (weight.reshape(-1, exponents) @ values).reshape(parts, width, -1)
-        if parts == 1:
-            value += jnp.sum(summed[0] * solid_harmonics(p.l, vectors), axis=0)
-            continue
-        harmonics, slopes = harmonics_and_gradient(p.l, vectors)
-        value += jnp.sum(summed[0] * harmonics, axis=0)
-        gradient += jnp.sum(summed[0] * slopes, axis=1)
-        slope += jnp.sum(summed[1] * harmonics, axis=0)
-    if weights[0].shape[0] == 1:
-        return jnp.asarray(value)[None]
-    return jnp.concatenate([jnp.asarray(value)[None], gradient + 2 * slope * vectors.T])
-
-
-def _add_visits(
-    primitives: tuple[Primitives, ...],
     kind: Kind,
-    positions: Float[Array, "atoms 3"],
-    weights: list[Float[Array, "_ _ _ _"]],
-    visits: Visits,
-    samples: Float[Array, "boxes samples 3"],
-    stored: Radial | None,
-    total: Float[Array, "boxes components samples"],
-) -> Float[Array, "boxes components samples"]:
-    """Adds the functions of all atoms to the boxes they visit."""
+    weights: list[Float[Array, "_ _"]],
+    radial: Radial,
+    vectors: Float[Array, "size 3"],
+) -> Float[Array, "size components"]:
+    """Σ_μ c_μ χ_μ and its gradient, or the potential, first over functions with the same S_lm."""
+    harmonics = [solid_harmonics(l, vectors) for l in range(max(p.l for p in primitives) + 1)]
+    value, slope, gradient = 0.0, 0.0, jnp.zeros((3, len(vectors)), vectors.dtype)
+    for p, weight, values in zip(primitives, weights, radial, strict=True):
+        rows, width = weight @ values, 2 * p.l + 1
+        value += jnp.sum(rows[:width] * harmonics[p.l], axis=0)
+        if kind == "potential":
+            continue
+        slope += jnp.sum(rows[width : 2 * width] * harmonics[p.l], axis=0)
+        if p.l > 0:
+            slopes = rows[2 * width :].reshape(3, -1, len(vectors))
+            gradient += jnp.sum(slopes * harmonics[p.l - 1], axis=1)
+    if kind == "potential":
+        return jnp.asarray(value)[:, None]
+    return jnp.concatenate([jnp.asarray(value)[None], gradient + 2 * slope * vectors.T]).T
+
+
+def _add_functions(
+    group: AtomGroup,
+    kind: Kind,
+    sites: Float[Array, "atoms 3"],
+    weights: tuple[Float[Array, "_ _ _"], ...],
+    places: Float[Array, "samples 3"],
+    total: Float[Array, "samples components"],
+) -> Float[Array, "samples components"]:
+    """Adds the functions of all atoms of a group on their samples."""
 
     def step(
-        total: Float[Array, "boxes components samples"], visit: tuple[Any, ...]
-    ) -> tuple[Float[Array, "boxes components samples"], None]:
-        atom, boxes, real, values = visit
-        vectors = _vectors(samples, positions, atom, boxes)
-        if values is None:
-            values = _radial(primitives, kind, vectors)
-        added = _sum_functions(primitives, [weight[atom] for weight in weights], values, vectors)
-        shape = (len(added), len(boxes), -1)
-        added = added.reshape(shape) * real[:, None].astype(added.dtype)
-        return total.at[boxes].add(jnp.swapaxes(added, 0, 1)), None
+        total: Float[Array, "samples components"], chunk: tuple[Any, ...]
+    ) -> tuple[Float[Array, "samples components"], None]:
+        atom, samples, radial = chunk
+        vectors = places[samples] - sites[atom]
+        if radial is None:
+            radial = _radial(group.primitives, kind, vectors)
+        own = [weight[atom] for weight in weights]
+        return total.at[samples].add(
+            _sum_functions(group.primitives, kind, own, radial, vectors)
+        ), None
 
     frugal = jax.checkpoint(step, prevent_cse=False)
-    total, _ = jax.lax.scan(frugal, total, (visits.atom, visits.boxes, visits.real, stored))
+    total, _ = jax.lax.scan(frugal, total, (group.atom, group.samples, group.radial))
     return total
 
 
-def _leaves(tree: Tree, points: Points) -> Float[Array, "leaves size 3"]:
-    """Grid points of every leaf."""
-    return jnp.asarray(points)[jnp.asarray(tree.order)].reshape(-1, tree.size, 3)
+def _places(operator: TreeOperator) -> Float[Array, "samples 3"]:
+    """All grid points, all nodes of all boxes, and one place for samples that do not count."""
+    unit = np.stack(np.meshgrid(*[_chebyshev_nodes()] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    tree = operator.tree
+    centers, radii = (jnp.concatenate(list(levels)) for levels in (tree.centers, tree.radii))
+    nodes = centers[:, None] + radii[:, None] * jnp.asarray(unit, centers.dtype)
+    points = jnp.asarray(operator.points)
+    return jnp.concatenate([points, nodes.reshape(-1, 3), points[:1]])
 
 
 def _chebyshev_nodes() -> Float[np.ndarray, "nodes"]:
     return np.cos(np.pi * (np.arange(NODES) + 0.5) / NODES)
-
-
-def _nodes(tree: Tree) -> Float[Array, "boxes nodes 3"]:
-    """Nodes of all boxes of all levels."""
-    unit = np.stack(np.meshgrid(*[_chebyshev_nodes()] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
-    centers, radii = (jnp.concatenate(list(levels)) for levels in (tree.centers, tree.radii))
-    return centers[:, None] + radii[:, None] * jnp.asarray(unit, centers.dtype)
 
 
 def _lagrange(x: Float[Array, "*points"]) -> Float[Array, "*points nodes"]:
@@ -520,13 +495,12 @@ def _lagrange(x: Float[Array, "*points"]) -> Float[Array, "*points nodes"]:
 
 
 def _interpolate(
-    tree: Tree,
-    leaves: Float[Array, "leaves size 3"],
-    values: Float[Array, "boxes components nodes"],
-) -> Float[Array, "leaves components size"]:
+    tree: Tree, points: Points, values: Float[Array, "nodes components"]
+) -> Float[Array, "points components"]:
     """Hands what is known on the nodes of boxes down to smaller ones, and to the points."""
     cube = (NODES,) * 3
     unit = jnp.asarray(_chebyshev_nodes(), values.dtype)
+    values = jnp.swapaxes(values.reshape(-1, NODES**3, values.shape[1]), 1, 2)
     field = values[:1].reshape(1, -1, *cube)
     for level in range(1, tree.depth + 1):
         boxes = 1 << level
@@ -545,11 +519,13 @@ def _interpolate(
         leaf: tuple[
             Float[Array, "size 3"], Float[Array, "3"], Float[Array, "3"], Float[Array, "..."]
         ],
-    ) -> Float[Array, "components size"]:
+    ) -> Float[Array, "size components"]:
         points, center, radius, field = leaf
         x, y, z = jnp.moveaxis(_lagrange((points - center) / radius), 1, 0)
         field = jnp.einsum("cxyz,pz->cxyp", field, z)
         field = jnp.einsum("cxyp,py->cxp", field, y)
-        return jnp.einsum("cxp,px->cp", field, x)
+        return jnp.einsum("cxp,px->pc", field, x)
 
-    return jax.lax.map(at_points, (leaves, tree.centers[-1], tree.radii[-1], field), batch_size=8)
+    leaves = jnp.asarray(points)[jnp.asarray(tree.order)].reshape(-1, tree.size, 3)
+    known = jax.lax.map(at_points, (leaves, tree.centers[-1], tree.radii[-1], field))
+    return known.reshape(-1, known.shape[-1])[jnp.asarray(tree.place)]

@@ -1,5 +1,7 @@
 """Functions on the grid of large molecules against the matrices of small ones."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import kineticnet_jax as kn
 from kineticnet_jax import system as systems
 from kineticnet_jax.forces import forces
+from kineticnet_jax.harmonics import gradient_coefficients, solid_harmonics
 from kineticnet_jax.reference import build_mole, extract_basis
 from kineticnet_jax.tree import Tree, TreeOperator, tree_operator
 
@@ -93,14 +96,29 @@ def test_forces_are_those_with_matrices(both):
 
 
 def test_work_for_each_atom_does_not_grow_with_the_molecule():
-    near, far = [], []
-    for length in (8, 16):
+    samples = []
+    for length in (16, 32):
         molecule = chain(length)
         basis = extract_basis(build_mole(molecule, "cc-pvdz"))
         points = kn.molecular_grid(molecule, 1).points
         operator = tree_operator(basis, molecule.positions, points, "amplitude")
         (group,) = operator.groups
-        near.append(float(jnp.sum(group.near.real)) * operator.tree.size / (2 * length))
-        far.append(float(jnp.sum(group.far.real)) / (2 * length))
-    assert near[1] < 1.15 * near[0]
-    assert far[1] < 1.3 * far[0]
+        samples.append(
+            np.mean(
+                [
+                    np.sum(group.samples[group.atom == i] < jnp.max(group.samples))
+                    for i in range(2 * length)
+                ]
+            )
+        )
+    # With matrices each atom has all points, twice as many in the second molecule.
+    assert samples[1] < 1.1 * samples[0] < 0.5 * len(points)
+
+
+def test_gradients_of_harmonics_are_harmonics_of_one_degree_less():
+    points = jnp.asarray(np.random.default_rng(1).normal(size=(5, 3)))
+    for l in range(1, 5):
+        expected = jax.vmap(jax.jacfwd(partial(solid_harmonics, l)))(points)
+        lower = solid_harmonics(l - 1, points)
+        found = jnp.einsum("mxn,ng->gmx", gradient_coefficients(l), lower)
+        np.testing.assert_allclose(found, expected, atol=1e-12)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from kineticnet_jax.errors import InputError
@@ -78,7 +79,7 @@ def optimize_densities(
     if threads is not None and threads < 1:
         raise InputError(f"the number of threads must be at least 1, but is {threads}")
     # A context that sets it is one of this thread only.
-    precision = bool(jax.config.jax_enable_x64)
+    precision = jnp.result_type(float) == np.float64
 
     def optimize(index: int) -> Solution:
         try:

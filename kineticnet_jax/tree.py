@@ -299,8 +299,8 @@ def _by_atom(basis: Basis) -> list[tuple[Int[np.ndarray, "atoms"], tuple[Primiti
             own.append((*shell, place[start : start + width]))
             start += width
     kinds: dict[tuple, list[int]] = {}
-    for atom, own in sorted(shells.items()):
-        kind = tuple((l, tuple(shell[:2] for shell in same)) for l, same in own.items())
+    for atom, by_l in sorted(shells.items()):
+        kind = tuple((l, tuple(shell[:2] for shell in same)) for l, same in by_l.items())
         kinds.setdefault(kind, []).append(atom)
     return [
         (
@@ -428,7 +428,8 @@ def _sum_functions(
 ) -> Float[Array, "size components"]:
     """Σ_μ c_μ χ_μ and its gradient, or the potential, first over functions with the same S_lm."""
     harmonics = [solid_harmonics(l, vectors) for l in range(max(p.l for p in primitives) + 1)]
-    value, slope, gradient = 0.0, 0.0, jnp.zeros((3, len(vectors)), vectors.dtype)
+    zero = jnp.zeros(len(vectors), vectors.dtype)
+    value, slope, gradient = zero, zero, jnp.zeros((3, len(vectors)), vectors.dtype)
     for p, weight, values in zip(primitives, weights, radial, strict=True):
         rows, width = weight @ values, 2 * p.l + 1
         value += jnp.sum(rows[:width] * harmonics[p.l], axis=0)
@@ -439,8 +440,8 @@ def _sum_functions(
             slopes = rows[2 * width :].reshape(3, -1, len(vectors))
             gradient += jnp.sum(slopes * harmonics[p.l - 1], axis=1)
     if kind == "potential":
-        return jnp.asarray(value)[:, None]
-    return jnp.concatenate([jnp.asarray(value)[None], gradient + 2 * slope * vectors.T]).T
+        return value[:, None]
+    return jnp.concatenate([value[None], gradient + 2 * slope * vectors.T]).T
 
 
 def _add_functions(
@@ -507,7 +508,7 @@ def _interpolate(
         center, radius = (
             jnp.repeat(column[level - 1], 2, axis=0) for column in (tree.centers, tree.radii)
         )
-        nodes = tree.centers[level][..., None] + tree.radii[level][..., None] * unit
+        nodes = jnp.asarray(tree.centers[level])[..., None] + tree.radii[level][..., None] * unit
         x, y, z = jnp.moveaxis(_lagrange((nodes - center[..., None]) / radius[..., None]), 1, 0)
         field = jnp.repeat(field, 2, axis=0)
         field = jnp.einsum("bcxyz,bkz->bcxyk", field, z)

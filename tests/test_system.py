@@ -96,6 +96,12 @@ def test_without_float64_the_user_is_told(molecule):
     assert solution.energy == pytest.approx(exact, abs=2e-5)
 
 
+def test_a_float32_system_is_optimized_where_float64_is_on(molecule):
+    system = kn.prepare(molecule("H2"), grid_level=1, dtype="float32")
+    solution = kn.optimize_density(system, "tf+vw", max_steps=3)
+    assert solution.density.coefficients.dtype == jnp.float32
+
+
 def test_importing_the_package_switches_nothing(tmp_path):
     import subprocess
     import sys

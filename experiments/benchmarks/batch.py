@@ -108,9 +108,7 @@ def main() -> None:
         measured, alone = compare(functional, name, sizes, options.grid_level)
         rows += measured
         parts.append(
-            f"| {name} | "
-            + " | ".join(f"{1e3 * value:.0f}" for value in alone.values())
-            + " |"
+            f"| {name} | " + " | ".join(f"{1e3 * value:.0f}" for value in alone.values()) + " |"
         )
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("jax", "jaxlib", "pyscf"))
     text = "\n".join(

@@ -156,7 +156,7 @@ class GeometryRecord:
     draw: Int[np.ndarray, "samples"]
     perturbation: Perturbation
     kinetic_energy: Float[np.ndarray, "samples"]
-    orbitals: Float[np.ndarray, "samples functions functions"]
+    orbitals: Float[np.ndarray, "samples functions orbitals"]
     orbital_energies: Float[np.ndarray, "samples functions"]
     sqrt_coefficients: Float[np.ndarray, "samples density_functions"]
     potential_gradient: Float[np.ndarray, "samples density_functions"]

@@ -41,10 +41,10 @@ class StoredLabels:
         potential_gradient: derivative of T_s along 2√n u_k in hartree; NaN where there is none.
     """
 
-    orbitals: Float[Array | np.ndarray, "*batch functions occupied"]
-    kinetic_energy: Float[Array | np.ndarray, "*batch"]
-    sqrt_coefficients: Float[Array | np.ndarray, "*batch density_functions"]
-    potential_gradient: Float[Array | np.ndarray, "*batch density_functions"]
+    orbitals: Float[Array, "*batch functions occupied"]
+    kinetic_energy: Float[Array, "*batch"]
+    sqrt_coefficients: Float[Array, "*batch density_functions"]
+    potential_gradient: Float[Array, "*batch density_functions"]
 
 
 @partial(

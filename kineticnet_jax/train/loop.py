@@ -326,7 +326,9 @@ class _Run:
         for i, values in enumerate(recent):
             if values["finite"]:
                 continue
-            batch = multihost_utils.process_allgather(self.batch(first + i), tiled=True)
+            leaves, _ = jax.tree_util.tree_flatten_with_path(self.batch(first + i))
+            named = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+            batch = multihost_utils.process_allgather(named, tiled=True)
             place = self.folder / FAILED
             on_first(partial(_save_batch, place, batch))
             raise IncompleteError(
@@ -399,10 +401,9 @@ class _Run:
         return training_domain(self.dataset, tuple(self.counts), filters, elements)
 
 
-def _save_batch(place: Path, batch: Batch) -> None:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(batch)
+def _save_batch(place: Path, batch: dict[str, np.ndarray]) -> None:
     with complete_file(place) as temporary:
-        np.savez(temporary, **{jax.tree_util.keystr(path): leaf for path, leaf in leaves})
+        np.savez(temporary, **batch)  # type: ignore[arg-type]
 
 
 def _scores(rows: list[dict[str, Any]]) -> dict[int, float]:

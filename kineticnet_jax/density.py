@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from kineticnet_jax.basis import Basis, evaluate, evaluate_with_gradient
 from kineticnet_jax.errors import InputError
-from kineticnet_jax.grid import GridDensity
+from kineticnet_jax.grid import GridDensity, in_blocks
 from kineticnet_jax.system import System
 from kineticnet_jax.types import PerPoint, Points, Positions, Scalar
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 KAPPA = 1.0
 """Shift κ in hartree, the scale of valence energies, in norms and preconditioners T + κS."""
-
-POINTS_AT_A_TIME = 4096
-"""Points on which orbitals are evaluated together."""
 
 
 @runtime_checkable
@@ -247,7 +244,7 @@ def _amplitude_at(
     def at_point(point: Float[Array, "3"]) -> Float[Array, ""]:
         return coefficients @ evaluate(basis, positions, point[None])[:, 0]
 
-    return jax.lax.map(at_point, points, batch_size=POINTS_AT_A_TIME)
+    return jax.lax.map(at_point, points, batch_size=4096)
 
 
 @jax.jit
@@ -264,10 +261,6 @@ def _sample_orbitals(
         values = jnp.einsum("mi,mxg->xig", orbitals.astype(block.dtype), functions)
         return jnp.sum(values[0] ** 2, axis=0), 2 * jnp.einsum("ig,xig->gx", values[0], values[1:])
 
-    count = -(-len(points) // POINTS_AT_A_TIME)
-    size = -(-len(points) // count)
-    blocks = jnp.pad(points, ((0, count * size - len(points)), (0, 0)), mode="edge")
-    n, grad_n = jax.lax.map(at, blocks.reshape(count, size, 3))
-    n, grad_n = n.reshape(-1)[: len(points)], grad_n.reshape(-1, 3)[: len(points)]
+    n, grad_n = jax.lax.map(at, in_blocks(points))
     # Where float64 is on, so are the functions, whatever the precision of the points.
-    return n.astype(points.dtype), grad_n.astype(points.dtype)
+    return n.reshape(-1).astype(points.dtype), grad_n.reshape(-1, 3).astype(points.dtype)

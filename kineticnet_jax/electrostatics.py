@@ -4,12 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kineticnet_jax.grid import in_blocks
 from kineticnet_jax.quadrature import integrate
 from kineticnet_jax.tree import TreeOperator
 from kineticnet_jax.types import Charges, PerPoint, Points, Positions, Scalar
-
-POINTS_AT_A_TIME = 4096
-"""Points whose distances from all nuclei are in memory together."""
 
 
 def nuclear_attraction(
@@ -27,10 +25,10 @@ def nuclear_attraction(
     """
     z, r = jnp.asarray(charges), jnp.asarray(positions)
 
-    def at(point: Float[Array, "3"]) -> Scalar:
-        return -jnp.sum(z / jnp.linalg.norm(point - r, axis=-1))
+    def at(block: Float[Array, "block 3"]) -> Float[Array, "block"]:
+        return -jnp.sum(z / jnp.linalg.norm(block[:, None] - r, axis=-1), axis=1)
 
-    return jax.lax.map(at, jnp.asarray(points), batch_size=POINTS_AT_A_TIME)
+    return jax.lax.map(at, in_blocks(jnp.asarray(points))).reshape(-1)
 
 
 def nuclear_repulsion(charges: Charges, positions: Positions) -> Scalar:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
 from kineticnet_jax.errors import InputError
 
 
@@ -71,3 +73,9 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a JSON file, completely or not at all."""
     with complete_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes arrays as an npz file, completely or not at all; its suffix may be another one."""
+    with complete_file(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]

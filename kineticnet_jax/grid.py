@@ -31,6 +31,9 @@ POSITIVE_ORDERS = {13: 15, 25: 29, 27: 29}
 
 With a negative weight, the kinetic energy of a positive density can be negative."""
 
+POINTS_AT_A_TIME = 256
+"""Largest number of grid points on which functions are evaluated together: they fit the cache."""
+
 
 @partial(jax.tree_util.register_dataclass, data_fields=["points", "weights"], meta_fields=[])
 @dataclass(frozen=True)
@@ -160,6 +163,19 @@ def bucket_size(points: int) -> int:
     """Smallest k 2^j ≥ points with 8 ≤ k < 16, so that padding costs at most one eighth."""
     step = 1 << max(points.bit_length() - 4, 0)
     return -(-points // step) * step
+
+
+def in_blocks(samples: Float[Array, "points *rest"]) -> Float[Array, "blocks block *rest"]:
+    """Splits samples on a grid into blocks, as the factors of two of `bucket_size` make possible.
+
+    Args:
+        samples: the first axis are the points.
+    """
+    points = len(samples)
+    step = min(POINTS_AT_A_TIME, 1 << max(points.bit_length() - 4, 0))
+    few = points <= POINTS_AT_A_TIME
+    size = points if few or points % step else step
+    return samples.reshape(-1, size, *samples.shape[1:])
 
 
 @jax.jit

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from kineticnet_jax.density import OrbitalDensity, SqrtDensity
 from kineticnet_jax.errors import InputError
-from kineticnet_jax.files import complete_file
+from kineticnet_jax.files import complete_file, write_arrays
 from kineticnet_jax.grid import GridDensity
 from kineticnet_jax.molecule import Molecule
 from kineticnet_jax.system import System
@@ -196,15 +196,14 @@ def save_density(path: str | Path, system: System, density: SqrtDensity) -> None
         density: what to save.
     """
     molecule = system.molecule
-    with complete_file(Path(path)) as temporary, temporary.open("wb") as file:
-        np.savez(
-            file,
-            coefficients=np.asarray(density.normalized(system).coefficients),
-            density_basis=np.array(system.density_basis.name),
-            charges=np.asarray(molecule.charges),
-            positions=np.asarray(molecule.positions),
-            charge=np.array(molecule.charge),
-        )
+    arrays = {
+        "coefficients": density.normalized(system).coefficients,
+        "density_basis": system.density_basis.name,
+        "charges": molecule.charges,
+        "positions": molecule.positions,
+        "charge": molecule.charge,
+    }
+    write_arrays(Path(path), {name: np.asarray(value) for name, value in arrays.items()})
 
 
 def load_density(path: str | Path, system: System) -> SqrtDensity:

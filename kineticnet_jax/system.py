@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kineticnet_jax.basis import Basis, coulomb_potential, evaluate_with_gradient
+from kineticnet_jax.boxes import Tree
 from kineticnet_jax.electrostatics import nuclear_attraction, nuclear_repulsion
 from kineticnet_jax.errors import InputError, unknown_name
 from kineticnet_jax.grid import Grid, molecular_grid
@@ -207,8 +208,13 @@ def _operators(
     if rows * grid.weights.nbytes <= DENSE_MEMORY:
         potentials = root @ coulomb_potential(auxiliaries, positions, grid.points)
         return evaluate_flat(functions, positions, grid.points), potentials
-    make = partial(tree_operator, positions=positions, points=grid.points, memory=TREE_MEMORY)
-    return make(functions, kind="amplitude"), make(auxiliaries, kind="potential", mix=root)
+    tree = Tree.build(grid.points)
+    return (
+        tree_operator(functions, positions, grid.points, tree, "amplitude", memory=TREE_MEMORY),
+        tree_operator(
+            auxiliaries, positions, grid.points, tree, "potential", root, memory=TREE_MEMORY
+        ),
+    )
 
 
 def in_field(system: System, field: Float[Array, "3"]) -> System:

@@ -1,13 +1,8 @@
 """Functions of atoms on the grid of a large molecule, near an atom directly, far away interpolated.
 
-The points are sorted into a binary tree of boxes. Seen from an atom, a function of it is smooth in
-a box that is small compared with its distance: there its values on the nodes of a tensor product
-of Chebyshev's are enough. So an atom evaluates its functions on the points of the boxes around it,
-and on the nodes of a few boxes of every size farther away; time and memory grow with the number
-of atoms N as N log N.
-
-Reference: W. Fong, E. Darve, J. Comput. Phys. 228, 8712 (2009), of which this is the tree without
-    the expansion of sources, as a molecule has far more points than atoms.
+Seen from an atom, a function of it is smooth in a box that is small compared with its distance. So
+an atom evaluates its functions on the points of the boxes around it, and on the nodes of a few
+boxes of every size farther away (`boxes`).
 """
 
 from dataclasses import dataclass, replace
@@ -20,19 +15,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from kineticnet_jax.basis import Basis
+from kineticnet_jax.boxes import NODES, Tree
 from kineticnet_jax.boys import boys
 from kineticnet_jax.grid import bucket_size
 from kineticnet_jax.harmonics import gradient_coefficients, solid_harmonics
 from kineticnet_jax.types import Points, Positions
-
-NODES = 6
-"""Chebyshev nodes of a box along each axis."""
-
-SEPARATION = 0.35
-"""Radius of a box, as a fraction of its distance from an atom, up to which it is far away."""
-
-LEAF = 256
-"""Largest number of points in the smallest boxes."""
 
 NEGLIGIBLE = 1e-9
 """Values and gradients of basis functions (bohr^(-3/2), bohr^(-5/2)) that are taken as zero."""
@@ -45,64 +32,6 @@ Kind = Literal["amplitude", "potential"]
 
 Radial = tuple[Float[Array, "..."], ...]
 """Radial functions for each l, of shape (chunks, exponents, size)."""
-
-
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["order", "place", "centers", "radii"],
-    meta_fields=["size"],
-)
-@dataclass(frozen=True)
-class Tree:
-    """A binary tree of boxes over grid points; level k has 2^k boxes, from left to right.
-
-    Attributes:
-        order: index of the grid point in every place of the leaves.
-        place: the place of every grid point.
-        centers: of the boxes of each level, in bohr.
-        radii: half their edges, in bohr.
-        size: number of points in a leaf.
-    """
-
-    order: Int[Array | np.ndarray, "places"]
-    place: Int[Array | np.ndarray, "points"]
-    centers: tuple[Float[Array | np.ndarray, "_ 3"], ...]
-    radii: tuple[Float[Array | np.ndarray, "_ 3"], ...]
-    size: int
-
-    @classmethod
-    def build(cls, points: Float[Array | np.ndarray, "points 3"], leaf: int = LEAF) -> "Tree":
-        """Halves the points along the longest edge of their box until few enough are left.
-
-        Args:
-            points: in bohr, on the host.
-            leaf: largest number of points in a leaf.
-        """
-        points = np.asarray(points)
-        depth = max(len(points) - 1, 0) // leaf
-        depth = depth.bit_length()
-        size = -(-len(points) // (1 << depth))
-        # Leaves are filled up with the last point, which counts in its first place only.
-        order = np.pad(np.arange(len(points)), (0, (size << depth) - len(points)), mode="edge")
-        centers, radii = [], []
-        for level in range(depth + 1):
-            boxes = points[order].reshape(1 << level, -1, 3)
-            low, high = boxes.min(axis=1), boxes.max(axis=1)
-            centers.append((low + high) / 2)
-            radii.append(np.maximum((high - low) / 2, 1e-6))
-            if level < depth:
-                axis = np.argmax(high - low, axis=1)
-                along = np.take_along_axis(boxes, axis[:, None, None], axis=2)[:, :, 0]
-                half = np.argpartition(along, along.shape[1] // 2, axis=1)
-                order = np.take_along_axis(order.reshape(1 << level, -1), half, axis=1).reshape(-1)
-        place = np.zeros(len(points), dtype=np.int64)
-        place[order[::-1]] = np.arange(len(order))[::-1]
-        return cls(order, place, tuple(centers), tuple(radii), size)
-
-    @property
-    def depth(self) -> int:
-        """The level of the leaves."""
-        return len(self.centers) - 1
 
 
 @partial(
@@ -212,18 +141,16 @@ class TreeOperator:
         values = jnp.zeros((len(places), components), coefficients.dtype)
         for group in self.groups:
             weights = tuple(_weights(p, self.kind, coefficients) for p in group.primitives)
-            values = _add_functions(group, self.kind, self._sites(group), weights, places, values)
+            values = _add_functions(group, self.kind, _sites(self, group), weights, places, values)
         near, far = values[: len(self.points)], values[len(self.points) : -1]
-        return (near + _interpolate(self.tree, self.points, far)).T.reshape(-1)
-
-    def _sites(self, group: AtomGroup) -> Float[Array, "atoms 3"]:
-        return jnp.asarray(self.positions)[jnp.asarray(group.atoms)]
+        return (near + self.tree.interpolate(self.points, far)).T.reshape(-1)
 
 
 def tree_operator(
     basis: Basis,
     positions: Positions,
     points: Float[Array | np.ndarray, "points 3"],
+    tree: Tree,
     kind: Kind,
     mix: Float[Array, "rows functions"] | None = None,
     memory: int = 0,
@@ -234,6 +161,7 @@ def tree_operator(
         basis: the functions.
         positions: nuclear positions in bohr, on the host.
         points: grid points in bohr, on the host.
+        tree: made of these points.
         kind: "amplitude" for values and gradients, "potential" for Coulomb potentials.
         mix: a matrix to be multiplied with from the left.
         memory: bytes up to which values are kept; beyond, they are evaluated at every use.
@@ -242,7 +170,6 @@ def tree_operator(
         The operator.
     """
     positions, points = np.asarray(positions), np.asarray(points)
-    tree = Tree.build(points)
     groups = []
     for atoms, primitives in _by_atom(basis):
         reach = _reach(primitives) if kind == "amplitude" else np.inf
@@ -269,7 +196,7 @@ def _stored(operator: TreeOperator) -> TreeOperator:
     places = _places(operator)
 
     def stored(group: AtomGroup) -> AtomGroup:
-        sites = operator._sites(group)
+        sites = _sites(operator, group)
         radial = jax.lax.map(
             lambda chunk: _radial(
                 group.primitives, operator.kind, places[chunk[1]] - sites[chunk[0]]
@@ -355,7 +282,7 @@ def _samples(
     nodes = np.arange(points, last).reshape(-1, NODES**3)
     atoms, rows = [], []
     for atom, position in enumerate(positions):
-        near, far = _boxes(tree, position, reach)
+        near, far = tree.seen_from(position, reach)
         own = leaves[near]
         own = np.concatenate([own[own >= 0], nodes[far].reshape(-1)])
         own = np.pad(own, (0, -len(own) % CHUNK), constant_values=last).reshape(-1, CHUNK)
@@ -364,23 +291,6 @@ def _samples(
     missing = bucket_size(max(len(atoms), 1)) - len(atoms)
     samples = np.pad(np.concatenate(rows), ((0, missing), (0, 0)), constant_values=last)
     return np.pad(np.array(atoms, dtype=np.int64), (0, missing)), samples
-
-
-def _boxes(
-    tree: Tree, position: Float[np.ndarray, "3"], reach: float
-) -> tuple[Int[np.ndarray, "near"], Int[np.ndarray, "far"]]:
-    """Leaves near an atom, and the largest boxes far from it among those of all levels."""
-    open_boxes, far = np.ones(1, dtype=bool), []
-    for level, (centers, radii) in enumerate(zip(tree.centers, tree.radii, strict=True)):
-        distance = np.linalg.norm(position - np.asarray(centers), axis=1)
-        radius = np.linalg.norm(np.asarray(radii), axis=1)
-        open_boxes &= distance - radius < reach
-        separate = open_boxes & (radius <= SEPARATION * distance)
-        far.append(separate)
-        open_boxes &= ~separate
-        if level < tree.depth:
-            open_boxes = np.repeat(open_boxes, 2)
-    return np.flatnonzero(open_boxes), np.flatnonzero(np.concatenate(far))
 
 
 def _radial(
@@ -471,62 +381,12 @@ def _add_functions(
     return total
 
 
+def _sites(operator: TreeOperator, group: AtomGroup) -> Float[Array, "atoms 3"]:
+    """Positions of the atoms of a group."""
+    return jnp.asarray(operator.positions)[jnp.asarray(group.atoms)]
+
+
 def _places(operator: TreeOperator) -> Float[Array, "samples 3"]:
     """All grid points, all nodes of all boxes, and one place for samples that do not count."""
-    unit = np.stack(np.meshgrid(*[_chebyshev_nodes()] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
-    tree = operator.tree
-    centers, radii = (jnp.concatenate(list(levels)) for levels in (tree.centers, tree.radii))
-    nodes = centers[:, None] + radii[:, None] * jnp.asarray(unit, centers.dtype)
     points = jnp.asarray(operator.points)
-    return jnp.concatenate([points, nodes.reshape(-1, 3), points[:1]])
-
-
-def _chebyshev_nodes() -> Float[np.ndarray, "nodes"]:
-    return np.cos(np.pi * (np.arange(NODES) + 0.5) / NODES)
-
-
-def _lagrange(x: Float[Array, "*points"]) -> Float[Array, "*points nodes"]:
-    """Lagrange polynomials of the nodes, L_i(x) = (1 + 2 Σ_k T_k(x_i) T_k(x)) / NODES."""
-    chebyshev = [jnp.ones_like(x), x]
-    while len(chebyshev) < NODES:
-        chebyshev.append(2 * x * chebyshev[-1] - chebyshev[-2])
-    matrix = np.polynomial.chebyshev.chebvander(_chebyshev_nodes(), NODES - 1)
-    matrix[:, 1:] *= 2
-    return jnp.stack(chebyshev, axis=-1) @ jnp.asarray(matrix.T / NODES, x.dtype)
-
-
-def _interpolate(
-    tree: Tree, points: Points, values: Float[Array, "nodes components"]
-) -> Float[Array, "points components"]:
-    """Hands what is known on the nodes of boxes down to smaller ones, and to the points."""
-    cube = (NODES,) * 3
-    unit = jnp.asarray(_chebyshev_nodes(), values.dtype)
-    values = jnp.swapaxes(values.reshape(-1, NODES**3, values.shape[1]), 1, 2)
-    field = values[:1].reshape(1, -1, *cube)
-    for level in range(1, tree.depth + 1):
-        boxes = 1 << level
-        center, radius = (
-            jnp.repeat(column[level - 1], 2, axis=0) for column in (tree.centers, tree.radii)
-        )
-        nodes = jnp.asarray(tree.centers[level])[..., None] + tree.radii[level][..., None] * unit
-        x, y, z = jnp.moveaxis(_lagrange((nodes - center[..., None]) / radius[..., None]), 1, 0)
-        field = jnp.repeat(field, 2, axis=0)
-        field = jnp.einsum("bcxyz,bkz->bcxyk", field, z)
-        field = jnp.einsum("bcxyk,bjy->bcxjk", field, y)
-        field = jnp.einsum("bcxjk,bix->bcijk", field, x)
-        field += values[boxes - 1 : 2 * boxes - 1].reshape(boxes, -1, *cube)
-
-    def at_points(
-        leaf: tuple[
-            Float[Array, "size 3"], Float[Array, "3"], Float[Array, "3"], Float[Array, "..."]
-        ],
-    ) -> Float[Array, "size components"]:
-        points, center, radius, field = leaf
-        x, y, z = jnp.moveaxis(_lagrange((points - center) / radius), 1, 0)
-        field = jnp.einsum("cxyz,pz->cxyp", field, z)
-        field = jnp.einsum("cxyp,py->cxp", field, y)
-        return jnp.einsum("cxp,px->pc", field, x)
-
-    leaves = jnp.asarray(points)[jnp.asarray(tree.order)].reshape(-1, tree.size, 3)
-    known = jax.lax.map(at_points, (leaves, tree.centers[-1], tree.radii[-1], field))
-    return known.reshape(-1, known.shape[-1])[jnp.asarray(tree.place)]
+    return jnp.concatenate([points, operator.tree.nodes, points[:1]])

@@ -13,7 +13,7 @@ ORDER = [
     {"harmonics", "boys"},
     {"molecule", "quadrature"},
     {"basis", "grid_tables"},
-    {"grid"},
+    {"grid", "boxes"},
     {"tree"},
     {"electrostatics"},
     {"reference"},

@@ -9,10 +9,11 @@ import pytest
 
 import kineticnet_jax as kn
 from kineticnet_jax import system as systems
+from kineticnet_jax.boxes import Tree
 from kineticnet_jax.forces import forces
 from kineticnet_jax.harmonics import gradient_coefficients, solid_harmonics
 from kineticnet_jax.reference import build_mole, extract_basis
-from kineticnet_jax.tree import Tree, TreeOperator, tree_operator
+from kineticnet_jax.tree import TreeOperator, tree_operator
 
 DIMER = """6
 two waters
@@ -58,8 +59,9 @@ def test_products_are_those_with_the_matrix(both, memory):
     dense, tree = both
     basis, molecule = dense.density_basis, dense.molecule
     assert isinstance(tree.density_basis.on_grid, TreeOperator)
+    points = dense.grid.points
     operator = tree_operator(
-        basis.functions, molecule.positions, dense.grid.points, "amplitude", memory=memory
+        basis.functions, molecule.positions, points, Tree.build(points), "amplitude", memory=memory
     )
     c = kn.initial_density(dense, "sad").coefficients
     found, expected = jax.jit(lambda o: c @ o)(operator), c @ basis.on_grid
@@ -101,7 +103,7 @@ def test_work_for_each_atom_does_not_grow_with_the_molecule():
         molecule = chain(length)
         basis = extract_basis(build_mole(molecule, "cc-pvdz"))
         points = kn.molecular_grid(molecule, 1).points
-        operator = tree_operator(basis, molecule.positions, points, "amplitude")
+        operator = tree_operator(basis, molecule.positions, points, Tree.build(points), "amplitude")
         (group,) = operator.groups
         samples.append(
             np.mean(

@@ -9,7 +9,6 @@ Writes foundation.md beside this file.
 
 import argparse
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ os.environ["OMP_NUM_THREADS"] = str(CORES)
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pyscf  # noqa: E402
+from machine import processor  # noqa: E402
 from pyscf import dft  # noqa: E402
 
 import kineticnet_jax as kn  # noqa: E402
@@ -122,7 +122,7 @@ def main() -> None:
         "",
         f"Written by `python experiments/benchmarks/foundation.py --cores {CORES}`: medians of "
         f"{REPEATS} warm runs.",
-        f"{CORES} core(s) of {_processor()}, copy bandwidth {bandwidth / 1e9:.1f} GB/s (bytes read "
+        f"{CORES} core(s) of {processor()}, copy bandwidth {bandwidth / 1e9:.1f} GB/s (bytes read "
         f"and written), jax {jax.__version__}, PySCF {pyscf.__version__}, float64.",
         "",
         "## Density optimization against Kohn–Sham",
@@ -149,13 +149,6 @@ def main() -> None:
     with complete_file(Path(__file__).with_suffix(".md")) as path:
         path.write_text(text, encoding="utf-8")
     print(text)
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from typing import Any
 # Before JAX is: it logs every program it keeps.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from machine import processor
 from suite_cases import FAMILIES, Case, default_functionals, make_cases
 from suite_results import DONE
 
@@ -48,19 +49,12 @@ def environment(cores: int, grid_level: int) -> dict[str, Any]:
     return {
         "cores": cores,
         "grid_level": grid_level,
-        "processor": _processor(),
+        "processor": processor(),
         "memory": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
         "versions": {"python": platform.python_version(), "kineticnet_jax": kn.__version__}
         | versions,
         "commit": _commit(),
     }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _commit() -> str:

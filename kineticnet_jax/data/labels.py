@@ -24,14 +24,13 @@ from kineticnet_jax.data.potentials import (
 from kineticnet_jax.data.spaces import (
     OneElectronSpace,
     amplitude,
-    in_blocks,
     project_on_functions,
     sample_orbitals,
 )
 from kineticnet_jax.density import KAPPA, fit_sources
 from kineticnet_jax.electrostatics import nuclear_attraction
 from kineticnet_jax.functionals.xc import XC_FUNCTIONALS
-from kineticnet_jax.grid import GridDensity
+from kineticnet_jax.grid import GridDensity, in_blocks
 from kineticnet_jax.quadrature import integrate
 from kineticnet_jax.types import PerPoint, Points
 

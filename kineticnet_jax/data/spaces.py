@@ -10,12 +10,9 @@ from jaxtyping import Array, Float
 
 from kineticnet_jax.basis import Basis, evaluate
 from kineticnet_jax.density import KAPPA, sqrt_amplitude
-from kineticnet_jax.grid import Grid, GridDensity
+from kineticnet_jax.grid import Grid, GridDensity, in_blocks
 from kineticnet_jax.system import evaluate_flat
 from kineticnet_jax.types import Charges, PerPoint, Points, Positions, Scalar
-
-POINTS_AT_A_TIME = 256
-"""Largest number of grid points on which functions are evaluated together: they fit the cache."""
 
 
 @partial(
@@ -92,18 +89,6 @@ def sample_orbitals(
     n = 2 * jnp.sum(phi**2, axis=0)
     grad_n = 4 * jnp.sum(phi[:, None] * grad_phi, axis=0).T
     return n, grad_n, jnp.sum(grad_phi**2, axis=(0, 1))
-
-
-def in_blocks(samples: Float[Array, "points *rest"]) -> Float[Array, "blocks block *rest"]:
-    """Splits samples on a grid into blocks, as the factors of two of `bucket_size` make possible.
-
-    Args:
-        samples: the first axis are the points.
-    """
-    points = len(samples)
-    step = min(POINTS_AT_A_TIME, 1 << max(points.bit_length() - 4, 0))
-    size = step if points % step == 0 else points
-    return samples.reshape(-1, size, *samples.shape[1:])
 
 
 def amplitude(

@@ -22,7 +22,7 @@ from kineticnet_jax.data.spaces import expand_in_functions
 from kineticnet_jax.density import SqrtDensity
 from kineticnet_jax.energy import total_energy
 from kineticnet_jax.errors import InputError
-from kineticnet_jax.files import complete_file
+from kineticnet_jax.files import write_arrays
 from kineticnet_jax.functionals.learned import LearnedFunctional
 from kineticnet_jax.grid import GridDensity
 from kineticnet_jax.nn.network import Params
@@ -263,8 +263,7 @@ class CutBank:
             content[f"{name}/geometry"] = np.array([row[0] for row in rows], dtype=int)
             content[f"{name}/direction"] = np.array([row[1] for row in rows]).reshape(-1, functions)
             content[f"{name}/rest"] = np.array([row[2] for row in rows])
-        with complete_file(self._place(step)) as temporary:
-            np.savez(temporary, **content)  # type: ignore[arg-type]
+        write_arrays(self._place(step), content)
 
     def _search_geometry(
         self, table: Table, step: int, params: Params, family: str, geometry: int

@@ -270,10 +270,7 @@ class GroupReader:
     def __init__(self, dataset: Dataset, fresh: bool = False):
         self.dataset, self.fresh = dataset, fresh
         self.numbers = dict(dataset.by_geometry())
-        self.families = {
-            name: tuple(g for g in self.numbers if dataset.record(g).family == name)
-            for name in dataset.families
-        }
+        self.families = {name: dataset.select(family=name).geometries for name in dataset.families}
         self._potentials: dict[int, KohnShamPotential] = {}
         self._records: dict[int, GeometryRecord] = {}
         self._room = RECORD_MEMORY

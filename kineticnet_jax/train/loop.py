@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from kineticnet_jax.data.dataset import Dataset
 from kineticnet_jax.data.domain import training_domain
 from kineticnet_jax.errors import IncompleteError, InputError, unknown_name
-from kineticnet_jax.files import complete_file, write_json
+from kineticnet_jax.files import write_arrays, write_json
 from kineticnet_jax.functionals.domain import Domain
 from kineticnet_jax.functionals.learned import LearnedFunctional, Provenance
 from kineticnet_jax.functionals.registry import load_functional
@@ -330,7 +330,7 @@ class _Run:
             named = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
             batch = multihost_utils.process_allgather(named, tiled=True)
             place = self.folder / FAILED
-            on_first(partial(_save_batch, place, batch))
+            on_first(partial(write_arrays, place, batch))
             raise IncompleteError(
                 f"step {first + i + 1}: the loss or its gradient is not a number; the batch is in "
                 f"{place}, the checkpoints before it in {checkpoints.folder}: look at the batch, "
@@ -340,19 +340,17 @@ class _Run:
     def _validate(self, state: TrainState) -> list[dict[str, Any]]:
         """Errors on the validation split in millihartree, a row for each family."""
         rows = []
+        params, samples = local(state.averaged), self.config.validation_samples
         for family in self.counts:
             geometries, level = (
                 self.validation.families[family],
                 self.config.grid_levels.get(family),
             )
-            samples = self.config.validation_samples
             found = np.zeros((3, len(geometries), samples), self.config.precision)
             for i in range(len(geometries))[share(len(geometries))]:
                 numbers = np.resize(self.validation.numbers[geometries[i]], samples)
                 group = self.validation.read([geometries[i]], numbers[None], None, level)
-                errors = validation_errors(
-                    self.template, local(state.averaged), group, self.config.precision
-                )
+                errors = validation_errors(self.template, params, group, self.config.precision)
                 found[:, i] = errors.energy[0], errors.tau[0], errors.potential[0]
             energy, tau, potential = 1e3 * np.abs(total(found))
             rows.append(
@@ -399,11 +397,6 @@ class _Run:
     def _domain(self) -> Domain | None:
         filters, elements = self.network.filters, self.network.elements
         return training_domain(self.dataset, tuple(self.counts), filters, elements)
-
-
-def _save_batch(place: Path, batch: dict[str, np.ndarray]) -> None:
-    with complete_file(place) as temporary:
-        np.savez(temporary, **batch)  # type: ignore[arg-type]
 
 
 def _scores(rows: list[dict[str, Any]]) -> dict[int, float]:

@@ -10,6 +10,7 @@ from kineticnet_jax.tree import TreeOperator
 from kineticnet_jax.types import Charges, PerPoint, Points, Positions, Scalar
 
 
+@jax.jit
 def nuclear_attraction(
     charges: Charges | Float[Array, "atoms"], positions: Positions, points: Points
 ) -> PerPoint:
@@ -31,6 +32,7 @@ def nuclear_attraction(
     return jax.lax.map(at, in_blocks(jnp.asarray(points))).reshape(-1)
 
 
+@jax.jit
 def nuclear_repulsion(charges: Charges, positions: Positions) -> Scalar:
     """Repulsion of the nuclei, E_nn = ½ Σ_(A≠B) Z_A Z_B / |R_A - R_B|, in hartree.
 

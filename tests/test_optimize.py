@@ -1,11 +1,13 @@
 """Density optimization against Kohn–Sham, exact cases and its own other method."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import kineticnet_jax as kn
 from kineticnet_jax.errors import InputError
+from kineticnet_jax.forces import forces
 from kineticnet_jax.optimize import node_share
 from kineticnet_jax.reference import GUESSES, kohn_sham
 
@@ -170,3 +172,25 @@ def test_an_excited_state_is_left(prepared, molecule):
 def test_bad_arguments_are_refused(prepared, arguments, message):
     with pytest.raises(InputError, match=message):
         kn.optimize_density(prepared("H2", level=2), **({"functional": "vw"} | arguments))
+
+
+def test_a_second_geometry_compiles_nothing():
+    compiled = []
+
+    def count(event: str, seconds: float, **_: object) -> None:
+        if "backend_compile" in event:
+            compiled.append(event)
+
+    def calculate(distance):
+        molecule = kn.Molecule.from_string(f"2\n\nLi 0 0 0\nH 0 0 {distance}")
+        system = kn.prepare(molecule, grid_level=0)
+        solution = kn.optimize_density(system, "tf+vw", max_steps=3)
+        return forces(system, "tf+vw", solution.density)
+
+    calculate(1.5)
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        calculate(1.6)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+    assert not compiled

@@ -212,10 +212,11 @@ def _directions(
 def collective_changes(site: Site, targets: Targets) -> Float[Array, "samples functions changes"]:
     """Orthonormal directions in which electrons move together.
 
-    The space of ψ w_A, ψ w_A (r - R_A) and ψ w_A |r - R_A| for all atoms A: electrons that go from
-    one atom to another, and those of an atom that are shifted or spread. w_A are smooth weights of
-    the atoms, Σ_A w_A = 1. A random direction hardly ever is one of these few, but between two
-    molecules most of the error of a potential is the height of the step.
+    The space of ψ w_A, ψ w_A (r - R_A), ψ w_A |r - R_A| and ψ w_A |r - R_A|² for all atoms A:
+    electrons that go from one atom to another, and those of an atom that are shifted or spread, or
+    go from its middle into its tail. w_A are smooth weights of the atoms, Σ_A w_A = 1. A random
+    direction hardly ever is one of these few, but between two molecules most of the error of a
+    potential is the height of the step.
 
     Args:
         site: the geometry.
@@ -227,7 +228,8 @@ def collective_changes(site: Site, targets: Targets) -> Float[Array, "samples fu
     space, positions = site.space, jnp.asarray(site.molecule.positions)
     vectors = space.grid.points[:, None] - positions
     lengths = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
-    forms = jnp.concatenate([jnp.ones_like(lengths), vectors, lengths], axis=-1)
+    powers = [jnp.ones_like(lengths), vectors, lengths, lengths**2]
+    forms = jnp.concatenate(powers, axis=-1)
     forms *= jax.nn.softmax(-lengths, axis=1)
     forms = forms.reshape(len(forms), -1)
     functions = density_functions(space)

@@ -55,7 +55,7 @@ class SqrtDensity:
 
     def amplitude(self, system: System) -> tuple[PerPoint, Points]:
         """ψ and ∇ψ on the grid."""
-        c = self.normalized(system).coefficients
+        c = self.normalized(system).coefficients.astype(system.dtype)
         values = (c @ system.density_basis.on_grid).reshape(4, -1)
         return values[0], values[1:].T
 
@@ -174,7 +174,7 @@ def initial_density(system: System, guess: str = "sad", seed: int = 0) -> SqrtDe
         # Damped by the kinetic energy, so that the noise is that of a smooth function.
         damping = 1 / (1 + np.asarray(basis.kinetic_eigenvalues))
         noise = np.random.default_rng(seed).normal(size=damping.shape) * damping
-        coefficients = basis.transform @ noise.astype(system.dtype)
+        coefficients = basis.transform @ noise.astype(system.total_dtype)
         # A node of ψ can survive the optimization, as an excited state; a fit to √n has none.
         return fit_sqrt_density(system, SqrtDensity(coefficients))
     from kineticnet_jax import reference

@@ -117,11 +117,11 @@ def _kinetic(
 @jax.jit
 def _components(energy: TotalEnergy, density: Density) -> dict[str, Scalar]:
     system = energy.system
-    weights, sampled = system.grid.weights, density.on_grid(system)
-    zero = jnp.zeros((), dtype=system.dtype)
+    weights, sampled = system.grid.weights.astype(system.total_dtype), density.on_grid(system)
+    zero = jnp.zeros((), dtype=system.total_dtype)
     xc_density = XC_FUNCTIONALS.get(energy.xc)
     return {
-        "kinetic": _kinetic(energy.functional, system, density, sampled),
+        "kinetic": _kinetic(energy.functional, system, density, sampled).astype(zero.dtype),
         "hartree": hartree_energy(system.hartree_operator, weights, sampled.n)
         if energy.hartree
         else zero,
@@ -133,4 +133,6 @@ def _components(energy: TotalEnergy, density: Density) -> dict[str, Scalar]:
 
 @jax.jit
 def _total(energy: TotalEnergy, density: Density) -> Scalar:
-    return sum(_components(energy, density).values(), start=jnp.zeros((), energy.system.dtype))
+    return sum(
+        _components(energy, density).values(), start=jnp.zeros((), energy.system.total_dtype)
+    )

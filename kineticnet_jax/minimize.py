@@ -32,6 +32,9 @@ MAX_RADIUS = 0.5
 FIRST_RADIUS = 0.25
 """First trust radius, in the same unit."""
 
+ROUNDING = 32
+"""Rounding of a value in units of the last place; smaller changes of it mean nothing."""
+
 MAX_REJECTIONS = 12
 """Steps rejected in a row before the search is given up; each divides the radius by four."""
 
@@ -140,6 +143,7 @@ def advance(
     tolerance: Float[Array, ""] | float,
     floor: Float[Array, ""] | float,
     limit: Int[Array, ""] | int,
+    rounding: float | None = None,
 ) -> State:
     """Steps until convergence, failure, or until `limit` steps have been made in all.
 
@@ -151,6 +155,8 @@ def advance(
         tolerance: norm of the gradient at convergence.
         floor: a value no admissible argument can have; below it the search has diverged.
         limit: total number of steps, at most the length of the history.
+        rounding: relative error of differences of the function's values; by default that of sums
+            in their precision.
 
     Returns:
         The state after the last step; z is the best argument met.
@@ -158,6 +164,8 @@ def advance(
     Reference: J. Nocedal, S. J. Wright, Numerical Optimization, 2nd ed. (Springer, 2006),
         algorithms 4.1, 7.2 and 7.4.
     """
+    if rounding is None:
+        rounding = ROUNDING * float(jnp.finfo(state.value.dtype).eps)
 
     def unfinished(state: State) -> Bool[Array, ""]:
         return (state.status == RUNNING) & (state.steps < limit)
@@ -171,7 +179,7 @@ def advance(
         trial = jnp.where(first, state.z, retract(state.z + step))
         (value, rest), gradient = jax.value_and_grad(objective, has_aux=True)(trial)
         there = replace(state, z=trial, value=value, gradient=gradient, rest=rest)
-        return _judge(state, there, step, predicted, tolerance, floor)
+        return _judge(state, there, step, predicted, tolerance, floor, rounding)
 
     state = replace(state, status=_converged(state, tolerance))
     return jax.lax.while_loop(unfinished, body, state)
@@ -184,6 +192,7 @@ def _judge(
     predicted: Float[Array, ""],
     tolerance: Float[Array, ""] | float,
     floor: Float[Array, ""] | float,
+    rounding: float,
 ) -> State:
     """Accepts or rejects a trial, and adapts the trust radius."""
     value, gradient = there.value, there.gradient
@@ -192,7 +201,7 @@ def _judge(
     diverged = finite & (value < floor)
     decrease = state.value - value
     # Once the decrease drowns in the rounding of the value, only the gradient tells.
-    noise = 32 * jnp.finfo(value.dtype).eps * jnp.maximum(1.0, jnp.abs(value))
+    noise = rounding * jnp.maximum(1.0, jnp.abs(value))
     flatter = jnp.linalg.norm(gradient) < jnp.linalg.norm(state.gradient)
     in_noise = (predicted < noise) & (jnp.abs(decrease) < noise)
     ratio = jnp.where(in_noise, jnp.where(flatter, 1.0, -1.0), decrease / predicted)

@@ -192,7 +192,7 @@ def _objective(
 ) -> tuple[Scalar, dict[str, Scalar]]:
     """The energy, and its terms."""
     components = energy.components(density_of(energy.system, z))
-    return sum(components.values(), start=jnp.zeros((), energy.system.dtype)), components
+    return sum(components.values(), start=jnp.zeros((), energy.system.total_dtype)), components
 
 
 def retract(system: System, z: Float[Array, "variables"]) -> Float[Array, "variables"]:
@@ -203,7 +203,7 @@ def retract(system: System, z: Float[Array, "variables"]) -> Float[Array, "varia
 
 @partial(jax.jit, static_argnames="max_steps")
 def _start(system: System, density: SqrtDensity, max_steps: int) -> minimize.State:
-    components = {name: jnp.full((), jnp.nan, system.dtype) for name in COMPONENTS}
+    components = {name: jnp.full((), jnp.nan, system.total_dtype) for name in COMPONENTS}
     return minimize.start(variables(system, density), components, max_steps)
 
 
@@ -217,7 +217,7 @@ def _restart(system: System, state: minimize.State) -> minimize.State:
 def variables(system: System, density: SqrtDensity) -> Float[Array, "variables"]:
     """The variables z of a density; the inverse of `density_of` but for the normalisation."""
     basis = system.density_basis
-    coefficients = jnp.asarray(density.coefficients, system.dtype)
+    coefficients = jnp.asarray(density.coefficients, system.total_dtype)
     orthonormal = basis.transform.T @ (basis.overlap @ coefficients)
     return retract(system, orthonormal * jnp.sqrt(basis.kinetic_eigenvalues + KAPPA))
 
@@ -236,8 +236,11 @@ def _advance(
     floor: Float[Array, ""] | float,
     limit: Int[Array, ""] | int,
 ) -> minimize.State:
-    objective, onto = partial(_objective, energy), partial(retract, energy.system)
-    return minimize.advance(objective, onto, state, method, tolerance, floor, limit)
+    system = energy.system
+    objective, onto = partial(_objective, energy), partial(retract, system)
+    # Sums over the grid are in float64 then, and only the rounding of their terms is left.
+    rounding = float(jnp.finfo(system.dtype).eps) if system.dtype != system.total_dtype else None
+    return minimize.advance(objective, onto, state, method, tolerance, floor, limit, rounding)
 
 
 def _energy_floor(system: System) -> float:

@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -109,8 +110,13 @@ class System:
 
     @property
     def dtype(self) -> np.dtype:
-        """Working precision of the arrays."""
+        """Precision of functions and densities on the grid."""
         return np.dtype(self.grid.weights.dtype)
+
+    @property
+    def total_dtype(self) -> np.dtype:
+        """Precision of coefficients, energies and everything that is a sum over the grid."""
+        return np.dtype(self.density_basis.overlap.dtype)
 
 
 def prepare(
@@ -123,7 +129,7 @@ def prepare(
 ) -> System:
     """Computes all geometry-dependent arrays of an orbital-free calculation.
 
-    Everything is computed in float64 and then rounded to the working precision.
+    Everything is computed in float64 and then rounded, see `cast`.
 
     Args:
         molecule: the molecule.
@@ -133,7 +139,7 @@ def prepare(
             basis name; by default "reference" for two electrons, where the von Weizsäcker
             functional is then exact, and "even-tempered" for more.
         grid_level: 0 (coarse) to 5 (fine); level 2 is the least for energies.
-        dtype: working precision; by default float64 if JAX has it enabled, else float32.
+        dtype: precision on the grid; by default float64 if JAX has it enabled, else float32.
         external_field: uniform electric field in hartree/(e bohr), see `in_field`.
 
     Returns:
@@ -242,14 +248,32 @@ def density_basis_name(molecule: Molecule, basis: str, density_basis: str | None
 
 
 def cast(system: System, dtype: np.typing.DTypeLike) -> System:
-    """Rounds all floating-point arrays of a system to another precision."""
+    """Rounds the arrays of a system.
 
-    def convert(leaf: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
-        if not np.issubdtype(leaf.dtype, np.floating):
-            return leaf
-        return jnp.asarray(np.asarray(leaf).astype(np.dtype(dtype)))
+    Grid, and functions on it, which are most of the memory, get the precision that is asked for.
+    All others, small but for the potentials of the Hartree energy, are float64 where JAX has it.
+    Then electrons are counted and energies summed up in float64, also over values in float32.
 
-    return jax.tree.map(convert, system)
+    Args:
+        system: from `prepare`.
+        dtype: float32 or float64.
+    """
+
+    def convert(tree: Any, dtype: np.typing.DTypeLike) -> Any:
+        def leaf(array: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
+            if not np.issubdtype(array.dtype, np.floating):
+                return array
+            return jnp.asarray(np.asarray(array).astype(np.dtype(dtype)))
+
+        return jax.tree.map(leaf, tree)
+
+    basis = system.density_basis
+    rounded = convert(system, jnp.result_type(float))
+    return replace(
+        rounded,
+        grid=convert(system.grid, dtype),
+        density_basis=replace(rounded.density_basis, on_grid=convert(basis.on_grid, dtype)),
+    )
 
 
 def _working_precision(dtype: np.typing.DTypeLike | None) -> np.dtype:

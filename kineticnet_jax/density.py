@@ -55,7 +55,7 @@ class SqrtDensity:
 
     def amplitude(self, system: System) -> tuple[PerPoint, Points]:
         """ψ and ∇ψ on the grid."""
-        c = self.normalized(system).coefficients.astype(system.dtype)
+        c = self.normalized(system).coefficients
         values = (c @ system.density_basis.on_grid).reshape(4, -1)
         return values[0], values[1:].T
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kineticnet_jax.grid import in_blocks
+from kineticnet_jax.matrix import GridMatrix
 from kineticnet_jax.quadrature import integrate
 from kineticnet_jax.tree import TreeOperator
 from kineticnet_jax.types import Charges, PerPoint, Points, Positions, Scalar
@@ -46,9 +47,7 @@ def nuclear_repulsion(charges: Charges, positions: Positions) -> Scalar:
     return 0.5 * jnp.sum(jnp.where(same, 0.0, z[:, None] * z[None] / distances))
 
 
-def hartree_energy(
-    operator: Float[Array, "auxiliaries points"] | TreeOperator, weights: PerPoint, n: PerPoint
-) -> Scalar:
+def hartree_energy(operator: GridMatrix | TreeOperator, weights: PerPoint, n: PerPoint) -> Scalar:
     """Hartree energy of a density on a grid, by density fitting in the Coulomb metric.
 
     γ_P = Σ_g w_g n_g V_P(r_g),   E_H = ½ γᵀ J⁻¹ γ = ½ |A γ|² with AᵀA = J⁻¹.

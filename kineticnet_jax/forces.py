@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from kineticnet_jax.basis import Basis, coulomb_potential
+from kineticnet_jax.basis import Basis
 from kineticnet_jax.density import SqrtDensity
 from kineticnet_jax.electrostatics import nuclear_attraction, nuclear_repulsion
 from kineticnet_jax.energy import TotalEnergy
 from kineticnet_jax.functionals.base import Functional, bind_functional
 from kineticnet_jax.functionals.registry import load_functional
 from kineticnet_jax.grid import grid_template, place_grid
-from kineticnet_jax.system import System, evaluate_flat, in_field
+from kineticnet_jax.system import System, functions_on_grid, in_field, potentials_on_grid
 from kineticnet_jax.tree import TreeOperator
 from kineticnet_jax.types import Positions, Scalar
 
@@ -124,11 +124,11 @@ def moved(system: System, motion: Motion, positions: Positions) -> System:
     if isinstance(basis.on_grid, TreeOperator):
         on_grid: Any = basis.on_grid.moved(positions, grid.points)
     else:
-        on_grid = evaluate_flat(basis.functions, positions, grid.points)
+        on_grid = functions_on_grid(basis.functions, positions, grid.points)
     if isinstance(system.hartree_operator, TreeOperator):
         operator: Any = replace(system.hartree_operator.moved(positions, grid.points), mix=root)
     else:
-        operator = root @ coulomb_potential(motion.auxiliary, positions, grid.points)
+        operator = potentials_on_grid(motion.auxiliary, root, positions, grid.points)
     there = replace(
         system,
         molecule=replace(system.molecule, positions=positions),

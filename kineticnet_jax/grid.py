@@ -165,17 +165,20 @@ def bucket_size(points: int) -> int:
     return -(-points // step) * step
 
 
-def in_blocks(samples: Float[Array, "points *rest"]) -> Float[Array, "blocks block *rest"]:
+def in_blocks(
+    samples: Float[Array, "points *rest"], size: int = POINTS_AT_A_TIME
+) -> Float[Array, "blocks block *rest"]:
     """Splits samples on a grid into blocks, as the factors of two of `bucket_size` make possible.
 
     Args:
         samples: the first axis are the points.
+        size: of a block at most, a power of two.
     """
     points = len(samples)
-    step = min(POINTS_AT_A_TIME, 1 << max(points.bit_length() - 4, 0))
-    few = points <= POINTS_AT_A_TIME
-    size = points if few or points % step else step
-    return samples.reshape(-1, size, *samples.shape[1:])
+    step = min(size, 1 << max(points.bit_length() - 4, 0))
+    few = points <= size
+    block = points if few or points % step else step
+    return samples.reshape(-1, block, *samples.shape[1:])
 
 
 @jax.jit

@@ -110,7 +110,8 @@ def optimize_density(
         guess: name of a starting guess ("sad", "minao", "hcore", "random") or a density.
         method: "lbfgs" (limited-memory quasi-Newton) or "newton" (truncated Newton: a third of the
             steps, each with several Hessian-vector products).
-        tolerance: gradient norm at convergence; by default 1e-6 in float64, 1e-3 in float32.
+        tolerance: gradient norm at convergence; by default 1e-6 in float64, 1e-3 in float32, 1e-4
+            if only what is on the grid is float32.
         max_steps: largest number of steps.
         seed: of the random guess.
         hartree: False for electrons that do not interact.
@@ -125,7 +126,7 @@ def optimize_density(
             is not positive.
     """
     if tolerance is None:
-        tolerance = 1e-6 if system.dtype == np.float64 else 1e-3
+        tolerance = _default_tolerance(system)
     check_limits(method, tolerance, max_steps)
     energy = total_energy(system, functional, xc, hartree)
     density = guess if isinstance(guess, SqrtDensity) else initial_density(system, guess, seed)
@@ -156,6 +157,13 @@ def optimize_density(
         elif int(state.status) != minimize.RUNNING:
             break
     return _solution(energy, state, tolerance, restarts, asked)
+
+
+def _default_tolerance(system: System) -> float:
+    """What rounding allows on a grid of 10⁵ points, with some distance."""
+    if system.dtype == np.float64:
+        return 1e-6
+    return 1e-4 if system.total_dtype == np.float64 else 1e-3
 
 
 def check_limits(method: str, tolerance: float, max_steps: int) -> None:

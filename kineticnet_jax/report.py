@@ -17,7 +17,7 @@ from kineticnet_jax.functionals.base import LocalFunctional
 from kineticnet_jax.grid import Grid
 from kineticnet_jax.molecule import Molecule
 from kineticnet_jax.optimize import Solution
-from kineticnet_jax.system import System, evaluate_flat
+from kineticnet_jax.system import System, cast, functions_on_grid
 from kineticnet_jax.types import Points
 from kineticnet_jax.units import BOHR_IN_ANGSTROM, CHEMICAL_ACCURACY_IN_MILLIHARTREE
 
@@ -223,11 +223,14 @@ def _with_points(system: System, points: Points) -> System:
     everywhere = jnp.concatenate([system.grid.points, points])
     basis = system.density_basis
     positions = jnp.asarray(system.molecule.positions)
-    on_grid = evaluate_flat(basis.functions, positions, everywhere).astype(system.dtype)
-    return replace(
-        system,
-        grid=Grid(everywhere, weights),
-        density_basis=replace(basis, on_grid=on_grid),
+    on_grid = functions_on_grid(basis.functions, positions, everywhere)
+    return cast(
+        replace(
+            system,
+            grid=Grid(everywhere, weights),
+            density_basis=replace(basis, on_grid=on_grid),
+        ),
+        system.dtype,
     )
 
 

@@ -15,6 +15,7 @@ from kineticnet_jax.boxes import Tree
 from kineticnet_jax.electrostatics import nuclear_attraction, nuclear_repulsion
 from kineticnet_jax.errors import InputError, unknown_name
 from kineticnet_jax.grid import Grid, molecular_grid
+from kineticnet_jax.matrix import GridMatrix
 from kineticnet_jax.molecule import Molecule
 from kineticnet_jax.tree import TreeOperator, tree_operator
 from kineticnet_jax.types import PerPoint, Scalar
@@ -46,9 +47,8 @@ class DensityBasis:
 
     Attributes:
         functions: the Gaussian functions, for evaluation on other points.
-        on_grid: χ, ∂_x χ, ∂_y χ and ∂_z χ on the grid one after the other, shape
-            (functions, 4 · points). Kept flat: products with it then run at memory bandwidth. Of a
-            large molecule, what has the same products and is no matrix.
+        on_grid: χ, ∂_x χ, ∂_y χ and ∂_z χ on the grid. Of a large molecule, what has the same
+            products and is no matrix.
         overlap: S_μν.
         kinetic: T_μν = ⟨χ_μ|-½∇²|χ_ν⟩ in hartree.
         transform: U with UᵀSU = 1 and UᵀTU diagonal, zero columns last (dropped combinations).
@@ -57,7 +57,7 @@ class DensityBasis:
     """
 
     functions: Basis
-    on_grid: Float[Array, "functions samples"] | TreeOperator
+    on_grid: GridMatrix | TreeOperator
     overlap: Float[Array, "functions functions"]
     kinetic: Float[Array, "functions functions"]
     transform: Float[Array, "functions functions"]
@@ -86,8 +86,8 @@ class System:
         molecule: charges and positions.
         grid: quadrature points and weights.
         density_basis: the functions of ψ = √n on the grid.
-        hartree_operator: orthonormalised auxiliary potentials, shape (auxiliaries, points), or
-            what has the same products.
+        hartree_operator: orthonormalised auxiliary potentials on the grid, or what has the same
+            products.
         external_potential: of the nuclei and of the external field on the grid in hartree.
         nuclear_repulsion: energy of the nuclei among themselves and in the external field in
             hartree.
@@ -100,7 +100,7 @@ class System:
     molecule: Molecule
     grid: Grid
     density_basis: DensityBasis
-    hartree_operator: Float[Array, "auxiliaries points"] | TreeOperator
+    hartree_operator: GridMatrix | TreeOperator
     external_potential: PerPoint
     nuclear_repulsion: Scalar
     external_field: Float[Array, "3"]
@@ -204,16 +204,15 @@ def _operators(
     root: Float[Array, "auxiliaries auxiliaries"],
     molecule: Molecule,
     grid: Grid,
-) -> tuple[
-    Float[Array, "functions samples"] | TreeOperator,
-    Float[Array, "auxiliaries points"] | TreeOperator,
-]:
+) -> tuple[GridMatrix | TreeOperator, GridMatrix | TreeOperator]:
     """Functions of √n and Coulomb potentials on the grid, as matrices if they are small enough."""
     positions = jnp.asarray(molecule.positions)
     rows = 4 * functions.size + auxiliaries.size
     if rows * grid.weights.nbytes <= DENSE_MEMORY:
-        potentials = root @ coulomb_potential(auxiliaries, positions, grid.points)
-        return evaluate_flat(functions, positions, grid.points), potentials
+        return (
+            functions_on_grid(functions, positions, grid.points),
+            potentials_on_grid(auxiliaries, root, positions, grid.points),
+        )
     tree = Tree.build(grid.points)
     return (
         tree_operator(functions, positions, grid.points, tree, "amplitude", memory=TREE_MEMORY),
@@ -250,9 +249,9 @@ def density_basis_name(molecule: Molecule, basis: str, density_basis: str | None
 def cast(system: System, dtype: np.typing.DTypeLike) -> System:
     """Rounds the arrays of a system.
 
-    Grid, and functions on it, which are most of the memory, get the precision that is asked for.
-    All others, small but for the potentials of the Hartree energy, are float64 where JAX has it.
-    Then electrons are counted and energies summed up in float64, also over values in float32.
+    Grid, and functions and potentials on it, which are nearly all of the memory, get the precision
+    that is asked for. All others are float64 where JAX has it: electrons are then counted, and
+    energies summed up, in float64, also over values in float32.
 
     Args:
         system: from `prepare`.
@@ -273,6 +272,7 @@ def cast(system: System, dtype: np.typing.DTypeLike) -> System:
         rounded,
         grid=convert(system.grid, dtype),
         density_basis=replace(rounded.density_basis, on_grid=convert(basis.on_grid, dtype)),
+        hartree_operator=convert(system.hartree_operator, dtype),
     )
 
 
@@ -293,8 +293,28 @@ def _working_precision(dtype: np.typing.DTypeLike | None) -> np.dtype:
 
 
 @jax.jit
-def evaluate_flat(
+def functions_on_grid(
     basis: Basis, positions: Float[Array, "atoms 3"], points: Float[Array, "points 3"]
-) -> Float[Array, "functions samples"]:
-    """Functions and their gradients on points, one after the other: (functions, 4 · points)."""
-    return evaluate_with_gradient(basis, positions, points).reshape(basis.size, -1)
+) -> GridMatrix:
+    """Functions and their gradients on points."""
+    return GridMatrix.of(partial(evaluate_with_gradient, basis, positions), points, 4)
+
+
+@jax.jit
+def potentials_on_grid(
+    auxiliaries: Basis,
+    root: Float[Array, "auxiliaries auxiliaries"],
+    positions: Float[Array, "atoms 3"],
+    points: Float[Array, "points 3"],
+) -> GridMatrix:
+    """Combinations of the Coulomb potentials of functions on points.
+
+    Args:
+        auxiliaries: the functions.
+        root: coefficients of the combinations, a row for each.
+        positions: nuclear positions in bohr.
+        points: where to evaluate, in bohr.
+    """
+    return GridMatrix.of(
+        lambda block: root @ coulomb_potential(auxiliaries, positions, block), points
+    )

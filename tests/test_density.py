@@ -59,7 +59,7 @@ def test_orbital_density_is_that_of_its_density_matrix(prepared, molecule):
     state = kohn_sham(molecule("H2O"), "blyp", "cc-pvdz")
     from_orbitals = kn.OrbitalDensity.from_kohn_sham(state).on_grid(system)
     size = len(state.orbitals)
-    samples = np.asarray(system.density_basis.on_grid).reshape(size, 4, -1)
+    samples = np.asarray(system.density_basis.on_grid.matrix).reshape(size, 4, -1)
     n = np.einsum("mg,mn,ng->g", samples[:, 0], state.density_matrix, samples[:, 0])
     np.testing.assert_allclose(from_orbitals.n, n, rtol=1e-9, atol=1e-14)
     grad_n = 2 * np.einsum(

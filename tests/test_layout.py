@@ -14,7 +14,7 @@ ORDER = [
     {"molecule", "quadrature"},
     {"basis", "grid_tables"},
     {"grid", "boxes"},
-    {"tree"},
+    {"tree", "matrix"},
     {"electrostatics"},
     {"reference"},
     {"system"},

@@ -25,7 +25,7 @@ def test_transform_orthonormalises_and_diagonalises_the_kinetic_energy(prepared,
 def test_analytic_matrices_are_integrals_on_the_grid(prepared):
     system = prepared("H2O", level=4, density_basis="reference")
     size = len(system.density_basis.overlap)
-    samples = system.density_basis.on_grid.reshape(size, 4, -1)
+    samples = system.density_basis.on_grid.matrix.reshape(size, 4, -1)
     weights = system.grid.weights
     overlap = jnp.einsum("mg,ng,g->mn", samples[:, 0], samples[:, 0], weights)
     np.testing.assert_allclose(overlap, system.density_basis.overlap, atol=1e-5)
@@ -76,8 +76,8 @@ def test_missing_element_and_core_potential_are_named():
 def test_cast_rounds_what_is_on_the_grid_and_without_float64_all(prepared):
     system = prepared("H2")
     single = cast(system, np.float32)
-    assert single.dtype == single.density_basis.on_grid.dtype == np.float32
-    assert single.total_dtype == single.hartree_operator.dtype == np.float64
+    assert single.dtype == single.density_basis.on_grid.chunks.dtype == np.float32
+    assert single.total_dtype == single.nuclear_repulsion.dtype == np.float64
     with jax.enable_x64(False):
         single = cast(system, np.float32)
     assert single.dtype == single.total_dtype == np.float32

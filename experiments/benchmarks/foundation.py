@@ -105,7 +105,8 @@ def evaluation_rows(bandwidth: float) -> list[str]:
         energy, density = kn.total_energy(system, "tf+vw"), kn.initial_density(system)
         (seconds,) = median_time(lambda e=energy, d=density: evaluate(e, d))
         # Basis samples and Coulomb operator are read once forward and once backward.
-        size = 2 * (system.density_basis.on_grid.nbytes + system.hartree_operator.nbytes)
+        arrays = (system.density_basis.on_grid.chunks, system.hartree_operator.chunks)
+        size = 2 * sum(array.nbytes for array in arrays)
         rows.append(
             f"| {density_basis} | {len(density.coefficients)} | {len(system.grid.weights)} | "
             f"{1e3 * seconds:.1f} | {size / 1e6:.0f} | {1e3 * size / bandwidth:.1f} | "

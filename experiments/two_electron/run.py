@@ -229,7 +229,7 @@ def plot_potential(functional: kn.Functional, system: kn.System, density: kn.Sqr
     on_axis &= np.abs(grid.points[:, 2] - middle) < 5
     points = np.flatnonzero(on_axis)[np.argsort(grid.points[on_axis, 2])]
     z = (grid.points[points, 2] - middle) * BOHR_IN_ANGSTROM
-    functions = basis.on_grid[:, points]
+    functions = basis.on_grid.matrix[:, points]
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()

@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kineticnet_jax.basis import Basis, evaluate
+from kineticnet_jax.basis import Basis, evaluate, evaluate_with_gradient
 from kineticnet_jax.density import KAPPA, sqrt_amplitude
 from kineticnet_jax.grid import Grid, GridDensity, in_blocks
-from kineticnet_jax.system import evaluate_flat
 from kineticnet_jax.types import Charges, PerPoint, Points, Positions, Scalar
 
 
@@ -131,10 +130,18 @@ def _combine(
     """Values and derivatives of Σ_μ a_μ χ_μ on the grid for each row of coefficients a."""
 
     def block(points: Points) -> Float[Array, "rows 4 points"]:
-        return (rows @ evaluate_flat(functions, space.positions, points)).reshape(len(rows), 4, -1)
+        return (rows @ _flat(functions, space, points)).reshape(len(rows), 4, -1)
 
     values = jax.lax.map(block, in_blocks(space.grid.points))
     return jnp.moveaxis(values, 0, 2).reshape(len(rows), 4, -1)
+
+
+def _flat(
+    functions: Basis, space: OneElectronSpace, points: Points
+) -> Float[Array, "functions samples"]:
+    """Functions and their gradients on points, one after the other."""
+    values = evaluate_with_gradient(functions, space.positions, points)
+    return values.reshape(len(values), -1)
 
 
 def preconditioned_changes(
@@ -185,7 +192,7 @@ def project_on_functions(
         total: Float[Array, "functions sources"],
         block: tuple[Points, Float[Array, "points sources 4"]],
     ) -> tuple[Float[Array, "functions sources"], None]:
-        functions = evaluate_flat(basis.functions, space.positions, block[0])
+        functions = _flat(basis.functions, space, block[0])
         rows = jnp.transpose(block[1], (2, 0, 1)).reshape(-1, len(sources))
         return total + functions @ rows, None
 

@@ -261,7 +261,7 @@ def _precision(rows: Sequence[Row]) -> list[str]:
         "## float32 and float64",
         "",
         "Energy in float32 less that in float64, in mHa: of one density, that of the optimization",
-        "in float64, and of optimizations in both, which end at a gradient norm of 1e-3 and 1e-6.",
+        "in float64, and of optimizations in both, which end at a gradient norm of 1e-4 and 1e-6.",
         "Times in float64 over those in float32. For the fixed density the last layer of",
         f"`{SMALL_NETWORK}` is random.",
         "",

@@ -64,12 +64,9 @@ class GridMatrix:
     @property
     def matrix(self) -> Float[Array, "rows samples"]:
         """All of it, a copy."""
-        rows = self.chunks.shape[1]
-        return jnp.moveaxis(self._by_component(), 2, 0).reshape(rows, -1)
-
-    def _by_component(self) -> Float[Array, "components chunks rows block"]:
         count, rows, _ = self.chunks.shape
-        return jnp.moveaxis(self.chunks.reshape(count, rows, self.components, -1), 2, 0)
+        values = self.chunks.reshape(count, rows, self.components, -1)
+        return jnp.moveaxis(values, 0, 2).reshape(rows, -1)
 
     def __rmatmul__(
         self, coefficients: Float[Array | np.ndarray, "rows"]

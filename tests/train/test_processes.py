@@ -85,17 +85,18 @@ def assert_alike(folder, other):
 
 
 @pytest.mark.slow
-def test_two_devices_are_one(data, tmp_path, command_line):
-    train(CURVED, kn.Dataset(data), tmp_path / "one")
-    folder, codes, said = command_line(CURVED, devices=2)
+@pytest.mark.parametrize("config", [ADAM, CURVED], ids=["adam", "gauss-newton"])
+def test_two_devices_are_one(data, tmp_path, command_line, config):
+    train(config, kn.Dataset(data), tmp_path / "one")
+    folder, codes, said = command_line(config, devices=2)
     assert codes == [0], said
     assert_alike(tmp_path / "one", folder)
 
 
 @pytest.mark.slow
 def test_two_processes_are_one_and_one_goes_on(data, tmp_path, command_line):
-    train(ADAM, kn.Dataset(data), tmp_path / "one")
-    folder, codes, said = command_line(ADAM, processes=2)
+    train(SPREAD, kn.Dataset(data), tmp_path / "one")
+    folder, codes, said = command_line(SPREAD, processes=2)
     assert codes == [0, 0], said
     # Paths are wrapped at the width of a terminal.
     assert f"writtento{folder / BEST}" in "".join(said[0][0].split())
@@ -107,7 +108,7 @@ def test_two_processes_are_one_and_one_goes_on(data, tmp_path, command_line):
     # The checkpoint of two processes is read by one.
     shutil.rmtree(folder / CHECKPOINTS / "4")
     shutil.rmtree(folder / LAST)
-    train(ADAM, kn.Dataset(data), folder)
+    train(SPREAD, kn.Dataset(data), folder)
     assert_alike(tmp_path / "one", folder)
 
 

@@ -113,7 +113,8 @@ class TreeOperator:
     __array_ufunc__ = None
 
     def __rmatmul__(self, coefficients: Float[Array, "rows"]) -> Float[Array, "samples"]:
-        """Σ_μ c_μ χ_μ on the grid."""
+        """Σ_μ c_μ χ_μ on the grid, in the precision of its points."""
+        coefficients = coefficients.astype(self.points.dtype)
         if self.mix is not None:
             coefficients = coefficients @ self.mix
         return self._expand(coefficients)

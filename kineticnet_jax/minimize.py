@@ -124,15 +124,17 @@ def start(z: Vector, rest: Any, max_steps: int) -> State:
     )
 
 
-def restart(z: Vector, state: State) -> State:
+def restart(z: Vector, state: State, pairs: Pairs | None = None) -> State:
     """Starts again somewhere else; its evaluation counts as a step, and the history goes on.
 
     Args:
         z: where to start.
         state: in which the search was; one step must be left in its history.
+        pairs: what is remembered of a function like this one; by default nothing.
     """
     fresh = start(z, state.rest, len(state.history.energy) - 1)
-    return replace(fresh, steps=state.steps, history=state.history)
+    remembered = fresh.pairs if pairs is None else pairs
+    return replace(fresh, pairs=remembered, steps=state.steps, history=state.history)
 
 
 def advance(

@@ -262,7 +262,8 @@ def cast(system: System, dtype: np.typing.DTypeLike) -> System:
         def leaf(array: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
             if not np.issubdtype(array.dtype, np.floating):
                 return array
-            return jnp.asarray(np.asarray(array).astype(np.dtype(dtype)))
+            with jax.enable_x64(True):
+                return jnp.asarray(array, np.dtype(dtype))
 
         return jax.tree.map(leaf, tree)
 

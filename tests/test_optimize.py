@@ -1,5 +1,7 @@
 """Density optimization against Kohn–Sham, exact cases and its own other method."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -130,6 +132,58 @@ def test_a_callback_ends_the_optimization(prepared):
     assert not solution.converged
     assert solution.reason.startswith(f"stopped after {solution.steps} steps as asked")
     assert solution.energy == min(solution.history.energy)
+
+
+@pytest.mark.parametrize("method", ["lbfgs", "newton"])
+def test_a_search_that_begins_on_a_coarse_grid_ends_at_the_same_density(prepared, molecule, method):
+    system = prepared("H2O", level=2)
+    coarse = kn.prepare(molecule("H2O"), grid_level=1, dtype="float32")
+    plain = kn.optimize_density(system, "tf+vw", method=method)
+    solution = kn.optimize_density(system, "tf+vw", method=method, coarse=coarse)
+    assert solution.converged
+    assert solution.energy == pytest.approx(plain.energy, abs=1e-9)
+    n, expected = (one.density.on_grid(system).n for one in (solution, plain))
+    assert system.grid.weights @ np.abs(n - expected) < 1e-4
+    assert len(solution.history.energy) == solution.steps + 1
+    # Most steps were made on the coarse grid.
+    alone = kn.optimize_density(coarse, "tf+vw", method=method, tolerance=1e-3)
+    np.testing.assert_allclose(
+        solution.history.energy[: alone.steps + 1], alone.history.energy, atol=1e-5
+    )
+    assert solution.steps - alone.steps < plain.steps
+
+
+def test_what_ends_on_a_coarse_grid_is_evaluated_on_the_fine_one(prepared, molecule):
+    system = prepared("H2O", level=2)
+    coarse = kn.prepare(molecule("H2O"), grid_level=0)
+    energy = kn.total_energy(system, "tf+vw")
+    for options, steps in (
+        ({"max_steps": 4}, 4),
+        ({"max_steps": 1}, 1),
+        ({"callback": lambda progress: True}, 5),
+    ):
+        solution = kn.optimize_density(system, "tf+vw", coarse=coarse, **options)
+        assert not solution.converged
+        assert solution.steps == steps
+        assert solution.energy == pytest.approx(float(energy(solution.density)), abs=1e-10)
+
+
+def test_a_coarse_grid_where_the_functional_is_unbounded_does_no_harm(prepared, molecule):
+    system = prepared("H2", level=2)
+    coarse = kn.prepare(molecule("H2"), grid_level=0)
+    deep = dataclasses.replace(
+        coarse, external_potential=coarse.external_potential - 1e4 * (coarse.grid.points[:, 0] > 0)
+    )
+    solution = kn.optimize_density(system, "vw", coarse=deep)
+    assert solution.converged
+    assert solution.energy == pytest.approx(kn.optimize_density(system, "vw").energy, abs=1e-10)
+
+
+def test_a_coarse_system_of_other_functions_is_refused(prepared):
+    system = prepared("H2", level=2)
+    for other in (prepared("stretched H2"), prepared("H2", "cc-pvtz", level=2)):
+        with pytest.raises(InputError, match="coarse is not the same molecule"):
+            kn.optimize_density(system, "vw", coarse=other)
 
 
 def test_a_density_can_be_the_guess(prepared):

@@ -20,6 +20,12 @@ CLOSED_FORM, SMALL_NETWORK, RKS = "closed-form", "small-network", "RKS"
 SHARE = 0.9
 """T_P / T_TF of the stand-in for closed-form functionals; from 0.98 on bounds would bend it."""
 
+COARSE_LEVEL = 2
+"""Level of the float32 grid on which optimizations begin."""
+
+TOLERANCE = 3e-5
+"""Gradient norm at which they end: energies are within 5e-10 Ha then, those of RKS within 1e-9."""
+
 
 @dataclass(frozen=True)
 class Family:

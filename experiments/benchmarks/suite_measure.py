@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 from pyscf import dft
-from suite_cases import FAMILIES, Case, make_functional
+from suite_cases import COARSE_LEVEL, FAMILIES, TOLERANCE, Case, make_functional
 
 import kineticnet_jax as kn
 from kineticnet_jax.functionals.registry import training_conditions
@@ -97,8 +97,13 @@ def measure_cost(case: Case) -> Iterator[dict[str, Any]]:
     molecule = case.molecule
     functional = make_functional(case.functional, molecule)
     electrons = training_conditions(functional).get("electrons")
-    arguments = (molecule, case.basis, case.density_basis, case.grid_level)
-    seconds, system = timed(kn.prepare, *arguments)
+    bases = (molecule, case.basis, case.density_basis)
+
+    def prepare() -> tuple[kn.System, kn.System]:
+        coarse = kn.prepare(*bases, min(COARSE_LEVEL, case.grid_level), "float32")
+        return kn.prepare(*bases, case.grid_level), coarse
+
+    seconds, (system, coarse) = timed(prepare)
     yield {
         "electrons": molecule.n_electrons,
         "trained": electrons is None or str(molecule.n_electrons) in electrons.split(", "),
@@ -132,7 +137,7 @@ def measure_cost(case: Case) -> Iterator[dict[str, Any]]:
     del energy, program
 
     def optimize() -> kn.Solution:
-        return kn.optimize_density(system, functional, case.xc)
+        return kn.optimize_density(system, functional, case.xc, tolerance=TOLERANCE, coarse=coarse)
 
     first, solution = timed(optimize)
     yield {
@@ -158,8 +163,8 @@ def measure_cost(case: Case) -> Iterator[dict[str, Any]]:
         (seconds,) = alternating(case.seconds, optimize)
         result = {"optimize": seconds}
     yield result | {"phase": "warm preparation"}
-    del system, density, solution
-    yield {"prepare": alternating(case.seconds, lambda: kn.prepare(*arguments))[0]}
+    del system, coarse, density, solution
+    yield {"prepare": alternating(case.seconds, prepare)[0]}
 
 
 def measure_precision(case: Case) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from suite_cases import CLOSED_FORM, FAMILIES, PRECISION, SHARE, SMALL_NETWORK
+from suite_cases import (
+    CLOSED_FORM,
+    COARSE_LEVEL,
+    FAMILIES,
+    PRECISION,
+    SHARE,
+    SMALL_NETWORK,
+    TOLERANCE,
+)
 from suite_fits import PowerLaw, describe_crossing, fit_power_law
 from suite_results import DONE, Row, Series, all_series, latest_rows, precision_rows
 
@@ -45,7 +53,10 @@ def write_report(rows: Sequence[Row], here: dict[str, Any], folder: Path) -> str
         f"processors. Medians of warm calls. {here['cores']} core(s) of {here['processor']}, "
         f"{here['memory']:.0f} GB of",
         f"memory, grid level {here['grid_level']}, float64, {versions},",
-        f"commit {', '.join(commits)}.",
+        f"commit {', '.join(commits)}. Optimizations begin on a grid of level {COARSE_LEVEL} in",
+        "float32 (`coarse`), whose preparation is in the times of preparation, and end at a",
+        f"gradient norm of {TOLERANCE:g}, where energies are converged to {TOLERANCE**2 / 2:.0e}",
+        "Ha; those of RKS are to 1e-9 Ha.",
         "",
         f"`{CLOSED_FORM}` and `{SMALL_NETWORK}` cost what trained functionals of these kinds and",
         f"sizes do, but are not trained: their parameters make T_P {SHARE:g} T_TF and 0.505 T_TF,",

@@ -148,6 +148,7 @@ def preconditioned_changes(
     space: OneElectronSpace,
     x: Float[Array, "functions"],
     directions: Float[Array, "directions functions"],
+    kappa: float = KAPPA,
 ) -> Float[Array, "directions functions"]:
     """Changes of ψ at constant N, as coefficients d of the orthonormal functions u_k.
 
@@ -158,8 +159,9 @@ def preconditioned_changes(
         space: molecule and basis of √n.
         x: coefficients of ψ.
         directions: coefficients that are scaled.
+        kappa: κ in hartree.
     """
-    scaled = directions / (2 * jnp.sqrt(space.density.kinetic_eigenvalues + KAPPA))
+    scaled = directions / (2 * jnp.sqrt(space.density.kinetic_eigenvalues + kappa))
     return scaled - jnp.outer(scaled @ x, x) / jnp.vdot(x, x)
 
 

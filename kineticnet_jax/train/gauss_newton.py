@@ -58,6 +58,7 @@ class GaussNewtonSettings:
 
     directions: int = 2
     collective: float = 0.0
+    kappa: float = KAPPA
     damping: float = 1e-5
     momentum: float = 0.95
 
@@ -73,6 +74,8 @@ class GaussNewtonSettings:
             raise InputError(f"collective must be from 0 to below 1, but is {self.collective:g}")
         if self.collective > 0 and self.directions > 1:
             raise InputError("collective directions are drawn one at a time: set directions to 1")
+        if not self.kappa > 0:
+            raise InputError(f"kappa must be positive, but is {self.kappa:g}")
         if not self.damping > 0:
             raise InputError(f"damping must be positive, but is {self.damping:g}")
         if not 0 <= self.momentum < 1:
@@ -93,7 +96,7 @@ class Residuals:
         tau: a random projection of the error of the kinetic energy density; the mean of its square
             is ∫(Δτ)²/τ₀ dr in mHa with τ₀ = τ_TF + ½n.
         potential: errors of δT_s/δn along random directions; the mean of their squares' sum is
-            the error as an energy (`residual_energy`) in mHa.
+            the error as an energy (`residual_energy`, with κ of the settings) in mHa.
         jacobian: derivatives by the parameters of those numbers that have a weight, in this order.
     """
 
@@ -196,7 +199,7 @@ def _directions(
     drawn = jax.random.normal(key, (samples, functions, count), float)
     square: Any = functions / count
     if settings.collective > 0:
-        block = collective_changes(site, targets)
+        block = collective_changes(site, targets, settings.kappa)
         dimension = jnp.sum(block**2, axis=(1, 2), keepdims=True)
         shape = (samples, 1, 1)
         chosen = jax.random.bernoulli(jax.random.fold_in(key, 1), settings.collective, shape)
@@ -206,10 +209,13 @@ def _directions(
         square = jnp.where(chosen, dimension, functions - dimension) / (count * share)
     orthonormal, _ = jnp.linalg.qr(drawn)
     rows = jnp.swapaxes(orthonormal, 1, 2) * jnp.sqrt(square)
-    return jax.vmap(partial(preconditioned_changes, site.space))(targets.x, rows)
+    scale = partial(preconditioned_changes, site.space, kappa=settings.kappa)
+    return jax.vmap(scale)(targets.x, rows)
 
 
-def collective_changes(site: Site, targets: Targets) -> Float[Array, "samples functions changes"]:
+def collective_changes(
+    site: Site, targets: Targets, kappa: float = KAPPA
+) -> Float[Array, "samples functions changes"]:
     """Orthonormal directions in which electrons move together.
 
     The space of ψ w_A, ψ w_A (r - R_A), ψ w_A |r - R_A| and ψ w_A |r - R_A|² for all atoms A:
@@ -221,6 +227,7 @@ def collective_changes(site: Site, targets: Targets) -> Float[Array, "samples fu
     Args:
         site: the geometry.
         targets: densities, with a leading axis.
+        kappa: κ in hartree with which directions are scaled.
 
     Returns:
         Directions as `preconditioned_changes` takes them.
@@ -233,7 +240,7 @@ def collective_changes(site: Site, targets: Targets) -> Float[Array, "samples fu
     forms *= jax.nn.softmax(-lengths, axis=1)
     forms = forms.reshape(len(forms), -1)
     functions = density_functions(space)
-    roots = jnp.sqrt(space.density.kinetic_eigenvalues + KAPPA)
+    roots = jnp.sqrt(space.density.kinetic_eigenvalues + kappa)
 
     def of_sample(x: Array, psi: PerPoint) -> Float[Array, "functions changes"]:
         columns = roots[:, None] * (functions.T @ (forms * (space.grid.weights * psi)[:, None]))

@@ -64,6 +64,35 @@ def test_squares_are_the_errors(group, target, inputs):
     np.testing.assert_allclose(np.sum(rows.potential**2, axis=1), 1e3 * errors.potential, rtol=1e-9)
 
 
+@pytest.mark.parametrize("kappa", [0.1, 10.0])
+def test_squares_with_another_kappa(group, kappa):
+    functional = random_functional("total", "density", interactions=0)
+    params = functional.params
+
+    def rows(site, targets):
+        count = len(site.kinetic_eigenvalues)
+
+        def potential(kappa):
+            settings = GaussNewtonSettings(count, kappa=kappa)
+            found = residuals(site, params, targets, jax.random.key(0), settings, ALL)
+            return found.potential[0]
+
+        # The errors along directions of one κ, as those along 2ψ u_k without a scale.
+        key, _ = jax.random.split(jax.random.key(0))
+        drawn = jax.random.normal(key, (1, count, count), float)
+        directions = jnp.linalg.qr(drawn)[0][0].T
+        eigenvalues = site.space.density.kinetic_eigenvalues
+        x = targets.x[0]
+        return potential(kappa), potential(1.0), directions, eigenvalues, x
+
+    found, usual, directions, eigenvalues, x = at_first(group, functional, rows)
+    # Both are linear in the directions: of all of them, residuals of the functions follow.
+    unscaled = np.linalg.solve(directions, usual) * 2 * np.sqrt(eigenvalues + 1)
+    expected = directions @ (unscaled / (2 * np.sqrt(eigenvalues + kappa)))
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9 * np.abs(found).max())
+    assert abs(np.vdot(unscaled, x)) < 1e-6 * np.abs(unscaled).max() * np.linalg.norm(x)
+
+
 @pytest.mark.parametrize("collective", [0.0, 0.3])
 def test_random_projections_are_right_on_average(group, collective):
     functional = random_functional("total", "density", interactions=0)
@@ -168,6 +197,7 @@ def test_step_solves_the_least_squares_problem():
     ("changes", "message"),
     [
         ({"directions": 0}, "directions must be at least 1"),
+        ({"kappa": 0.0}, "kappa must be positive"),
         ({"damping": 0.0}, "damping must be positive"),
         ({"momentum": 1.0}, "momentum must be from 0"),
     ],

@@ -179,7 +179,7 @@ def _expected_arrays(
     """Shapes and types of the arrays that belong to a configuration."""
     params = None
     if network is not None:
-        params = jax.eval_shape(KineticNet(network).init, jax.random.key(0))
+        params = KineticNet(network).shapes()
     coefficients = None
     if moments is not None:
         coefficients = jax.ShapeDtypeStruct((len(moments.names),), np.float64)

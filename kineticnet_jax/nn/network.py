@@ -48,6 +48,9 @@ FAINT = 1e-6
 UNUSUAL = 100.0
 """Features of atoms, which are of order one, are bounded by this number."""
 
+LAYERS = "ScanInteraction_0"
+"""Where the parameters of all message passing layers are, along a leading axis, in files too."""
+
 REDUCED_GRADIENT = 1 / (4 * (3 * math.pi**2) ** (2 / 3))
 """s² n^(8/3) / |∇n|²."""
 
@@ -105,6 +108,21 @@ class KineticNet:
         """
         return _init(self.config, key)
 
+    def shapes(self) -> Params:
+        """Shapes and types of the parameters, in the time it takes to trace one layer of many."""
+        config, key = self.config, jax.random.key(0)
+        params = jax.eval_shape(partial(_init_rest, config), key)
+        params["interactions"] = {}
+        if config.interactions > 0:
+            layer = jax.eval_shape(Interaction(*_sizes(config)).init, key, *_example(config))
+            params["interactions"]["params"] = {
+                LAYERS: jax.tree.map(
+                    lambda one: jax.ShapeDtypeStruct((config.interactions, *one.shape), np.float32),
+                    layer["params"],
+                )
+            }
+        return params
+
     def apply(
         self,
         params: Params,
@@ -150,7 +168,8 @@ class KineticNet:
         neighbors = geometry.neighbors
         linked = jnp.asarray(neighbors.linked)
         linked &= present[neighbors.senders] & present[neighbors.receivers]
-        x = linear + _Interactions(config).apply(
+        x = linear + _interact(
+            config,
             params["interactions"],
             damp(linear, 0.25),
             params["elements"][element, 0],
@@ -249,11 +268,26 @@ class KineticNet:
 
 @partial(jax.jit, static_argnums=0)
 def _init(config: NetworkConfig, key: Array) -> Params:
+    layers = _Interactions(config).init(jax.random.split(key, 8)[3], *_example(config))
+    return _init_rest(config, key) | jax.tree.map(
+        lambda x: x.astype(jnp.float32), {"interactions": layers}
+    )
+
+
+def _example(config: NetworkConfig) -> tuple[Any, ...]:
+    """What the message passing layers are applied to, for one atom without neighbours."""
+    irreps = natural_irreps(config.features, config.degree)
+    one = jnp.zeros((1,), dtype=jnp.int32)
+    features, embedding = jnp.zeros((1, irreps.dim)), jnp.zeros((1, config.features))
+    x = e3nn.IrrepsArray(irreps, features)
+    return x, embedding, jnp.zeros((1, 3)), one, one, one.astype(bool)
+
+
+def _init_rest(config: NetworkConfig, key: Array) -> Params:
+    """All parameters but those of the message passing layers."""
     keys = jax.random.split(key, 8)
     inputs = _n_inputs(config)
     mixing = [count * config.channels for count in config.filters.counts]
-    irreps = natural_irreps(config.features, config.degree)
-    one = jnp.zeros((1,), dtype=jnp.int32)
     params: dict[str, Any] = {
         "embedding": _init_mlp(keys[0], (inputs, config.hidden, config.channels)),
         "elements": jax.random.normal(
@@ -268,15 +302,6 @@ def _init(config: NetworkConfig, key: Array) -> Params:
                 strict=True,
             )
         ],
-        "interactions": _Interactions(config).init(
-            keys[3],
-            e3nn.IrrepsArray(irreps, jnp.zeros((1, irreps.dim))),
-            jnp.zeros((1, config.features)),
-            jnp.zeros((1, 3)),
-            one,
-            one,
-            one.astype(bool),
-        ),
         "decoder": [
             jax.random.normal(k, (config.features, count, config.channels))
             / math.sqrt(config.features * count)
@@ -301,7 +326,7 @@ def _init(config: NetworkConfig, key: Array) -> Params:
 
 
 class _Interactions(nn.Module):
-    """All message passing layers of a network."""
+    """All message passing layers of a network; for their parameters, see `_interact`."""
 
     config: NetworkConfig
 
@@ -310,7 +335,6 @@ class _Interactions(nn.Module):
         config = self.config
         if config.interactions == 0:
             return x
-        # A scan, because the compilation of one layer takes seconds.
         layers = nn.scan(
             Interaction,
             variable_axes={"params": 0},
@@ -318,9 +342,25 @@ class _Interactions(nn.Module):
             in_axes=nn.broadcast,
             length=config.interactions,
         )
-        return layers(config.features, config.degree, config.hidden, config.filters.cutoff)(
-            x, *graph
-        )[0]
+        return layers(*_sizes(config), name=LAYERS)(x, *graph)[0]
+
+
+def _sizes(config: NetworkConfig) -> tuple[int, int, int, float]:
+    return config.features, config.degree, config.hidden, config.filters.cutoff
+
+
+def _interact(
+    config: NetworkConfig, params: Params, x: e3nn.IrrepsArray, *graph: Any
+) -> e3nn.IrrepsArray:
+    """Applies the layers one after the other: `_Interactions`, whose scan traces a layer twice."""
+    if config.interactions == 0:
+        return x
+    layer = Interaction(*_sizes(config))
+    stacked = params["params"][LAYERS]
+    if config.interactions == 1:
+        return layer.apply({"params": jax.tree.map(lambda p: p[0], stacked)}, x, *graph)[0]
+    # A scan, because the compilation of one layer takes seconds.
+    return jax.lax.scan(lambda x, own: layer.apply({"params": own}, x, *graph), x, stacked)[0]
 
 
 def _n_inputs(config: NetworkConfig) -> int:

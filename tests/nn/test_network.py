@@ -669,3 +669,13 @@ def test_energies_converge_with_the_grid_like_those_of_thomas_and_fermi():
     energies, tf = energies_of_water("tiny", range(3), cases)
     errors = np.abs(energies - energies[:, -1:])
     assert np.all(errors <= 3 * np.abs(tf - tf[-1]) + 1e-5)
+
+
+@pytest.mark.parametrize("interactions", [0, 1, 2])
+def test_shapes_are_those_of_random_parameters(interactions):
+    config = replace(network_config("tiny", (1, 8)), interactions=interactions)
+    network = KineticNet(config)
+    expected, found = jax.eval_shape(network.init, jax.random.key(0)), network.shapes()
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)

@@ -138,39 +138,18 @@ def evaluate_with_gradient(
     """
     displacements = points[None] - positions[:, None]
     r2 = jnp.sum(displacements**2, axis=-1)
-    radial, slope = (
-        jnp.concatenate([_gaussian(group, r2[group.atom], k) for group in basis.groups])
-        for k in (0, 1)
-    )
-    tables = [_value_and_gradient_tables(group.l, displacements) for group in basis.groups]
-    plain, sloped = (jnp.concatenate(table) for table in zip(*tables, strict=True))
-    # Of every function the row of its shell, and of its atom and m in the tables.
-    components = [2 * group.l + 1 for group in basis.groups]
-    starts = len(positions) * np.cumsum([0, *components])
-    shells = [len(group.atom) for group in basis.groups]
-    shell = np.repeat(np.arange(sum(shells)), np.repeat(components, shells))
-    row = jnp.concatenate(
-        [
-            (start + count * jnp.asarray(group.atom)[:, None] + jnp.arange(count)).reshape(-1)
-            for group, start, count in zip(basis.groups, starts, components, strict=False)
-        ]
-    )
-    order = np.array(basis.order)
-    shell, row = shell[order], row[order]
-    return radial[shell][:, None] * plain[row] + slope[shell][:, None] * sloped[row]
-
-
-def _value_and_gradient_tables(
-    l: int, r: Float[Array, "atoms points 3"]
-) -> tuple[Float[Array, "rows 4 points"], Float[Array, "rows 4 points"]]:
-    """What R and dR/d(r²) are multiplied with, for every atom and m: [S, ∇S] and [0, 2 r S]."""
-    values, gradients = _harmonics_and_gradient(l, r)
-    values = jnp.swapaxes(values, 0, 1)[:, :, None]
-    gradients = jnp.transpose(gradients, (2, 1, 0, 3))
-    direction = jnp.moveaxis(r, -1, 1)[:, None]
-    plain = jnp.concatenate([values, gradients], axis=2)
-    sloped = jnp.concatenate([jnp.zeros_like(values), 2 * direction * values], axis=2)
-    return plain.reshape(-1, 4, r.shape[1]), sloped.reshape(-1, 4, r.shape[1])
+    direction = 2 * jnp.moveaxis(displacements, -1, 1)[:, None]
+    blocks = []
+    for group in basis.groups:
+        radial, slope = (_gaussian(group, r2[group.atom], k) for k in (0, 1))
+        values, gradients = _harmonics_and_gradient(group.l, displacements)
+        # Of every atom and m what R and dR/d(r²) are multiplied with: [S, ∇S] and 2 r S.
+        values = jnp.swapaxes(values, 0, 1)[:, :, None]
+        plain = jnp.concatenate([values, jnp.transpose(gradients, (2, 1, 0, 3))], axis=2)
+        block = radial[:, None, None] * plain[group.atom]
+        block = block.at[:, :, 1:].add(slope[:, None, None] * (direction * values)[group.atom])
+        blocks.append(block.reshape(-1, 4, len(points)))
+    return _ordered(basis, blocks)
 
 
 @jax.jit
@@ -263,4 +242,8 @@ def _flatten(block: Float[Array, "*first m shells points"]) -> Float[Array, "*fi
 def _ordered(
     basis: Basis, blocks: list[Float[Array, "..."]]
 ) -> Float[Array, "*first functions points"]:
-    return jnp.take(jnp.concatenate(blocks), jnp.array(basis.order), axis=0)
+    """Functions of all groups in the order of the basis; by slices, as taking rows is slow."""
+    rows = jnp.concatenate(blocks)
+    order = np.array(basis.order)
+    pieces = np.split(order, np.flatnonzero(np.diff(order) != 1) + 1)
+    return jnp.concatenate([rows[piece[0] : piece[-1] + 1] for piece in pieces])

@@ -9,6 +9,7 @@ Reference: G. Goldshlager, N. Abrahamsen, L. Lin, J. Comput. Phys. 516, 113351 (
 (SPRING), there for wave functions.
 """
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -74,8 +75,8 @@ class GaussNewtonSettings:
             raise InputError(f"collective must be from 0 to below 1, but is {self.collective:g}")
         if self.collective > 0 and self.directions > 1:
             raise InputError("collective directions are drawn one at a time: set directions to 1")
-        if not self.kappa > 0:
-            raise InputError(f"kappa must be positive, but is {self.kappa:g}")
+        if not 0 < self.kappa < math.inf:
+            raise InputError(f"kappa must be positive and finite, but is {self.kappa:g}")
         if not self.damping > 0:
             raise InputError(f"damping must be positive, but is {self.damping:g}")
         if not 0 <= self.momentum < 1:

@@ -1,6 +1,7 @@
 """Least squares steps: residuals against the errors, derivatives, and the step itself."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -198,6 +199,7 @@ def test_step_solves_the_least_squares_problem():
     [
         ({"directions": 0}, "directions must be at least 1"),
         ({"kappa": 0.0}, "kappa must be positive"),
+        ({"kappa": math.inf}, "kappa must be positive and finite, but is inf"),
         ({"damping": 0.0}, "damping must be positive"),
         ({"momentum": 1.0}, "momentum must be from 0"),
     ],

@@ -204,6 +204,28 @@ def project_on_functions(
     return (basis.transform.T @ sums).T
 
 
+def overlaps_with_functions(
+    space: OneElectronSpace, columns: Float[Array, "points columns"]
+) -> Float[Array, "functions columns"]:
+    """Σ_g u_k a_g for the orthonormal functions u_k of √n.
+
+    Args:
+        space: molecule and basis of √n.
+        columns: a, weights of the grid included.
+    """
+    basis = space.density
+
+    def add(
+        total: Float[Array, "functions columns"],
+        block: tuple[Points, Float[Array, "points columns"]],
+    ) -> tuple[Float[Array, "functions columns"], None]:
+        return total + evaluate(basis.functions, space.positions, block[0]) @ block[1], None
+
+    zero = jnp.zeros((basis.functions.size, columns.shape[1]))
+    blocks = (in_blocks(space.grid.points), in_blocks(columns))
+    return basis.transform.T @ jax.lax.scan(add, zero, blocks)[0]
+
+
 def density_functions(space: OneElectronSpace) -> Float[Array, "points functions"]:
     """The orthonormal functions u_k of √n on the grid."""
     basis = space.density

@@ -21,8 +21,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from kineticnet_jax.data.spaces import (
-    density_functions,
     expand_in_functions,
+    overlaps_with_functions,
     preconditioned_changes,
 )
 from kineticnet_jax.density import KAPPA
@@ -240,11 +240,16 @@ def collective_changes(
     forms = jnp.concatenate(powers, axis=-1)
     forms *= jax.nn.softmax(-lengths, axis=1)
     forms = forms.reshape(len(forms), -1)
-    functions = density_functions(space)
     roots = jnp.sqrt(space.density.kinetic_eigenvalues + kappa)
+    weighted = (space.grid.weights * targets.psi).T
+    columns = weighted[:, :, None] * forms[:, None]
+    overlaps = overlaps_with_functions(space, columns.reshape(len(forms), -1))
+    overlaps = overlaps.reshape(len(roots), len(targets.psi), -1)
 
-    def of_sample(x: Array, psi: PerPoint) -> Float[Array, "functions changes"]:
-        columns = roots[:, None] * (functions.T @ (forms * (space.grid.weights * psi)[:, None]))
+    def of_sample(
+        x: Float[Array, "functions"], columns: Float[Array, "functions forms"]
+    ) -> Float[Array, "functions changes"]:
+        columns *= roots[:, None]
         # ψ itself, which would change N, is in the space as well.
         along = x * roots
         columns -= jnp.outer(along, along @ columns) / jnp.vdot(along, along)
@@ -253,7 +258,7 @@ def collective_changes(
         vectors, values, _ = jnp.linalg.svd(columns, full_matrices=False)
         return vectors * (values > DEPENDENT)
 
-    return jax.lax.map(lambda of: of_sample(*of), (targets.x, targets.psi))
+    return jax.lax.map(lambda of: of_sample(*of), (targets.x, jnp.moveaxis(overlaps, 1, 0)))
 
 
 def _density_changes(known: Targets, changes: Float[Array, "directions 4 points"]) -> GridDensity:

@@ -11,7 +11,11 @@ from jax.flatten_util import ravel_pytree
 from tiny import random_functional
 
 import kineticnet_jax as kn
-from kineticnet_jax.data.spaces import expand_in_functions, preconditioned_changes
+from kineticnet_jax.data.spaces import (
+    expand_in_functions,
+    overlaps_with_functions,
+    preconditioned_changes,
+)
 from kineticnet_jax.errors import InputError
 from kineticnet_jax.train.curvature import CurvatureRows
 from kineticnet_jax.train.gauss_newton import (
@@ -141,6 +145,19 @@ def test_collective_changes_move_electrons_and_keep_their_number(data):
     np.testing.assert_allclose(electrons, 0, atol=1e-3)
     # From one proton to the other.
     assert np.linalg.norm(dipoles) > 0.5
+
+
+def test_overlaps_are_the_transpose_of_an_expansion(group):
+    functional = random_functional("total", "density", interactions=0)
+
+    def both(site, targets):
+        columns = (site.space.grid.weights * targets.psi).T
+        unit = jnp.eye(targets.x.shape[1])
+        values = expand_in_functions(site.space, unit)[:, 0]
+        return overlaps_with_functions(site.space, columns), values @ columns
+
+    found, expected = at_first(group, functional, both)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 def test_derivatives_are_finite_differences(group):

@@ -1,18 +1,21 @@
-"""Puts the functional of a finished run into the package, and its curve of H2 beside this script.
+"""Puts the functional of a finished run into the package, with a model card.
 
-Run `python experiments/two_electron/ship.py two-electron` after `run.py --out two-electron`. After
-`run.py --functional NAME --out two-electron` the card alone is written again.
+Run `python experiments/ship.py two-electron` after `two_electron/run.py --out two-electron`, or
+`python experiments/ship.py four-electron` after `many_electron/run.py four-electron`. After a run
+with `--functional NAME` the card alone is written again.
 """
 
 import argparse
 import json
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import kineticnet_jax as kn
 from kineticnet_jax.data.config import Family, load_config
 from kineticnet_jax.evaluation_report import (
+    CURVATURE_HEADS,
     DISTANCE,
     DISTANCE_HEADS,
     FIXED_HEADS,
@@ -25,28 +28,28 @@ from kineticnet_jax.functionals.registry import PRETRAINED
 from kineticnet_jax.functionals.storage import read_functional, save_functional
 from kineticnet_jax.train.loop import BEST
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+HERE = Path(__file__).parent
 
 CARD = """# {name}
 
-A learned kinetic energy functional of two electrons: T_s[n] itself from the density alone. Nothing
-of the von Weizsäcker functional, the exact answer here, is inside.
+{about}
 
-    kineticnet optimize h2.xyz --functional {name} --reference
+    kineticnet optimize {molecule}.xyz --functional {name} --reference
 
 - Network: {parameters:,} parameters, target "{target}", input "{inputs}".
 - Trained on: {families}; {xc}/{basis}; ground states and random external potentials, {steps}
-  steps.
-- Made by: `python experiments/two_electron/run.py`, commit {commit},
+  steps{before}.
+- Made by: `{command}`, commit {commit},
   seed {seed}; the data follow from their configuration and seed, which are in `functional.json`.
 
 ## Domain of validity
 
-Ground states of two electrons, without or with an external potential, of the molecules and in the
-ranges of bond lengths r (Å) and angles a (degrees) below; training went a little beyond. For other
-numbers of electrons, other elements and densities far from ground states the energy means nothing.
-The density is to be represented in the basis of the reference ({basis}); the energy is that of this
-basis.
+Ground states of {electrons} electrons, without or with an external potential, of the molecules and
+in the ranges of bond lengths (Å) and angles (degrees) below; training went a little beyond. For
+other numbers of electrons, other elements and densities far from ground states the energy means
+nothing.
+The density is to be represented in the basis of training ({density_basis}); the energy is that of
+this basis.
 
 {domain}
 
@@ -68,58 +71,131 @@ After density optimization from the starting densities {guesses}, against Kohn�
 
 {optimized}
 
-H2 from 0.4 to 3 Å: the second difference of the curve deviates from Kohn–Sham's by at most
-{second:.3f} mHa, its minimum by {minimum:+.4f} Å.
+{rest}
 """
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a functional comes from.
+
+    Attributes:
+        about: first lines of its card.
+        molecule: an example in `molecules`.
+        command: that makes it.
+        tested: configuration of the data it is tested on, beside this script.
+        trained: its folder in that of the run.
+        electrons: their number, in words.
+    """
+
+    about: str
+    molecule: str
+    command: str
+    tested: str
+    trained: str
+    electrons: str
+
+
+ORIGINS = {
+    "two-electron": Origin(
+        "A learned kinetic energy functional of two electrons: T_s[n] itself from the density\n"
+        "alone. Nothing of the von Weizsäcker functional, the exact answer here, is inside.",
+        "h2",
+        "python experiments/two_electron/run.py",
+        "configs/two-electron-test.toml",
+        "train",
+        "two",
+    ),
+    "four-electron": Origin(
+        "A learned functional of four electrons: the Pauli kinetic energy T_s - T_vW from the\n"
+        "density alone, one network for an atom, a polar bond and two closed shells next to each\n"
+        "other.",
+        "lih",
+        "python experiments/many_electron/run.py four-electron",
+        "many_electron/test/four-electron.toml",
+        "run",
+        "four",
+    ),
+}
 
 
 def main() -> None:
     """Copies the functional and the figure, and writes the card."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="folder of a finished run.py")
+    parser.add_argument("name", choices=ORIGINS)
+    parser.add_argument("--run", type=Path, help="folder of the finished run, by default the name")
     parser.add_argument(
         "--commit", help="that the run was made with; by default what is checked out"
     )
     options = parser.parse_args()
-    trained = options.run / "train" / BEST
-    functional = read_functional(trained if trained.exists() else PRETRAINED["two-electron"])
-    errors = json.loads((options.run / "errors.json").read_text(encoding="utf-8"))
-    curve = json.loads((options.run / "curve.json").read_text(encoding="utf-8"))
-    folder = Path(kn.__file__).parent / "pretrained" / functional.name
+    run, origin = options.run or Path(options.name), ORIGINS[options.name]
+    trained = run / origin.trained / BEST
+    functional = read_functional(trained if trained.exists() else PRETRAINED[options.name])
+    errors = json.loads((run / "errors.json").read_text(encoding="utf-8"))
+    folder = Path(kn.__file__).parent / "pretrained" / options.name
     folder.parent.mkdir(exist_ok=True)
     save_functional(functional, folder)
+    rest = curve_of_hydrogen(run) if options.name == "two-electron" else curvatures(errors)
     with complete_file(folder / "README.md") as temporary:
-        temporary.write_text(
-            card(functional, errors, curve, options.commit or checked_out()), encoding="utf-8"
-        )
-    shutil.copy(options.run / "curve.png", Path(__file__).parent)
+        text = card(functional, origin, errors, rest, options.commit or checked_out())
+        temporary.write_text(text, encoding="utf-8")
     print(f"written to {folder}")
 
 
-def card(functional: LearnedFunctional, errors: dict, curve: dict, commit: str) -> str:
+def card(
+    functional: LearnedFunctional, origin: Origin, errors: dict, rest: str, commit: str
+) -> str:
     """The model card as Markdown."""
     details = dict(functional.provenance.details)
-    name, network = functional.name, functional.network
+    network = functional.network
     assert network is not None
-    tested = load_config(CONFIGS / "two-electron-test.toml")
+    training = json.loads(details["training"])
+    tested = load_config(HERE / origin.tested)
+    own = errors["runs"][functional.name]["guess"]
+    begin = f" from the functional in `{training['start']}` on" if training["start"] else ""
     return CARD.format(
-        name=name,
+        name=functional.name,
+        about=origin.about,
+        molecule=origin.molecule,
+        command=origin.command,
+        electrons=origin.electrons,
         parameters=parameter_count(functional)["network"],
         target=network.target,
         inputs=network.inputs,
         families=details["families"],
         xc=details["xc"],
         basis=details["basis"],
+        density_basis=details["density basis"] or details["basis"],
         domain="\n".join(domain(family) for family in tested.families),
         steps=details["steps"],
+        before=begin,
         commit=commit,
-        seed=json.loads(details["training"])["seed"],
+        seed=training["seed"],
         fixed="\n".join(markdown_table(FIXED_HEADS, errors["fixed_densities"])),
         distances="\n".join(markdown_table(DISTANCE_HEADS, errors["distances"], DISTANCE)),
-        guesses=", ".join(dict.fromkeys(errors["runs"][name]["guess"])),
+        guesses=", ".join(dict.fromkeys(own)),
         optimized="\n".join(markdown_table(OPTIMIZED_HEADS, errors["optimizations"])),
-        second=curve["second_difference_mha"],
-        minimum=curve["minimum_error_angstrom"],
+        rest=rest,
+    )
+
+
+def curve_of_hydrogen(run: Path) -> str:
+    """What the dissociation curve of H2 is like; its figure is put beside the script of the run."""
+    curve = json.loads((run / "curve.json").read_text(encoding="utf-8"))
+    shutil.copy(run / "curve.png", HERE / "two_electron")
+    return (
+        "H2 from 0.4 to 3 Å: the second difference of the curve deviates from Kohn–Sham's by at "
+        f"most\n{curve['second_difference_mha']:.3f} mHa, its minimum by "
+        f"{curve['minimum_error_angstrom']:+.4f} Å."
+    )
+
+
+def curvatures(errors: dict) -> str:
+    """The lowest curvatures at Kohn-Sham densities as Markdown."""
+    return (
+        "Lowest eigenvalues of the Hessian of the total energy at Kohn–Sham densities (1 where\n"
+        "only T_vW counts); a density with a negative one is no minimum:\n\n"
+        + "\n".join(markdown_table(CURVATURE_HEADS, errors["curvatures"]))
     )
 
 

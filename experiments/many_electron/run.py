@@ -1,10 +1,12 @@
 """One functional for all molecules of a rung: data, training, evaluation and report by one command.
 
 Run `python experiments/many_electron/run.py four-electron`; a run that was stopped goes on. With
-`--functional FOLDER` nothing is trained: another functional is judged on the same geometries.
+`--functional NAME` nothing is trained: another functional, by its name or folder, is judged on the
+same geometries, on other ones if there is another `--test-seed`.
 """
 
 import argparse
+import dataclasses
 import logging
 import os
 import time
@@ -16,7 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import jax
 
 import kineticnet_jax as kn
-from kineticnet_jax.data.config import load_config
+from kineticnet_jax.data.config import DataConfig, load_config
 from kineticnet_jax.data.run import generate
 from kineticnet_jax.evaluate import (
     GUESSES,
@@ -42,6 +44,7 @@ def main() -> None:
     parser.add_argument("rung", choices=RUNGS)
     parser.add_argument("--out", type=Path, help="folder of the run, by default the rung")
     parser.add_argument("--functional", help="name or folder of one to judge; nothing is trained")
+    parser.add_argument("--test-seed", type=int, help="of geometries and potentials to test on")
     options = parser.parse_args()
     logging.basicConfig(level=logging.ERROR, force=True)
     jax.config.update("jax_enable_x64", True)
@@ -52,10 +55,12 @@ def main() -> None:
     seconds = {}
 
     start = time.perf_counter()
-    data = out / "data.h5"
-    if not data.exists():
-        generate(load_config(HERE / f"{options.rung}.toml"), data)
-    dataset = kn.Dataset(data)
+    test_config = load_config(HERE / "test" / f"{options.rung}.toml")
+    if options.test_seed is not None:
+        test_config = dataclasses.replace(test_config, seed=options.test_seed)
+    test = _made(test_config, out / f"test-{test_config.seed}.h5")
+    if options.functional is None:
+        dataset = _made(load_config(HERE / f"{options.rung}.toml"), out / "data.h5")
     seconds["data"] = time.perf_counter() - start
 
     start = time.perf_counter()
@@ -68,15 +73,13 @@ def main() -> None:
     seconds["training"] = time.perf_counter() - start
 
     start = time.perf_counter()
-    test = dataset.select("test")
     own = {options.rung: functional}
     functionals = own | {name: kn.load_functional(name) for name in BASELINES}
     fixed = {name: sample_errors(one, test) for name, one in functionals.items()}
-    grids = {options.rung: grid_errors(functional, test)}
-    write_report(out, options.rung, fixed, {}, grids)
-    lowest = {options.rung: curvatures(functional, test)}
-    write_report(out, options.rung, fixed, {}, grids, lowest)
     optimized = optimization_errors(own, test, GUESSES[:2], callback=_show_geometries)
+    write_report(out, options.rung, fixed, optimized, {})
+    grids = {options.rung: grid_errors(functional, test)}
+    lowest = {options.rung: curvatures(functional, test)}
     write_report(out, options.rung, fixed, optimized, grids, lowest)
     others = {name: functionals[name] for name in BASELINES}
     optimized |= optimization_errors(others, test, GUESSES[:1], callback=_show_geometries)
@@ -85,6 +88,13 @@ def main() -> None:
     write_json(out / "seconds.json", seconds)
     print(f"report in {out / 'report.md'}")
     print(", ".join(f"{key} {value:.0f} s" for key, value in seconds.items()))
+
+
+def _made(config: DataConfig, path: Path) -> kn.Dataset:
+    """The data of a configuration, which are made if they are not there yet."""
+    if not path.exists():
+        generate(config, path)
+    return kn.Dataset(path)
 
 
 def _show(progress: Progress) -> None:

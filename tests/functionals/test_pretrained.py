@@ -1,4 +1,4 @@
-"""Pretrained functionals on molecules of two electrons that are in no data set."""
+"""Pretrained functionals on molecules that are in no data set."""
 
 import shutil
 
@@ -66,6 +66,20 @@ def test_optimized_density_is_that_of_kohn_sham(functional):
     assert kn.integrate(system.grid.weights, jnp.abs(change)) / 2 < 0.005
 
 
+def test_density_of_four_electrons_is_that_of_kohn_sham():
+    one = kn.Molecule.from_string("2\n\nLi 0.1 0 0\nH 0.9 1.1 0.7\n")
+    basis = "even-tempered-2.2"
+    system = kn.prepare(one, basis, "even-tempered-1.8", grid_level=2)
+    exact = reference.kohn_sham(one, "blyp", basis, grid_level=2)
+    solution = kn.optimize_density(system, "four-electron", "blyp")
+    assert solution.converged
+    error = 1e3 * (solution.energy - exact.energy)
+    assert abs(error) < CHEMICAL_ACCURACY_IN_MILLIHARTREE
+    n = kn.OrbitalDensity.from_kohn_sham(exact).on_grid(system).n
+    change = solution.density.on_grid(system).n - n
+    assert kn.integrate(system.grid.weights, jnp.abs(change)) / 4 < 0.01
+
+
 def test_gradient_is_that_of_finite_differences(functional):
     system = kn.prepare(molecule("H2"), "cc-pvdz", grid_level=1)
     energy, density = kn.total_energy(system, functional), kn.initial_density(system, "hcore")
@@ -77,15 +91,20 @@ def test_gradient_is_that_of_finite_differences(functional):
     assert jax.grad(along)(0.0) == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_card_and_everything_to_make_it_again_come_with_it(functional):
-    card = (PRETRAINED[NAME] / "README.md").read_text(encoding="utf-8")
-    for word in ("Domain of validity", "commit", "seed", "Errors on unseen", *MOLECULES):
+@pytest.mark.parametrize(
+    ("name", "target", "families"),
+    [(NAME, "total", MOLECULES), ("four-electron", "pauli", ("Be", "LiH", "He2", "H4"))],
+)
+def test_a_card_and_everything_to_make_it_again_come_with_it(name, target, families):
+    functional = kn.load_functional(name)
+    card = (PRETRAINED[name] / "README.md").read_text(encoding="utf-8")
+    for word in ("Domain of validity", "commit", "seed", "Errors on unseen", *families):
         assert word in card
     details = dict(functional.provenance.details)
     assert {"xc", "basis", "families", "data", "training", "steps"} <= set(details)
-    assert functional.target == "total"
+    assert functional.target == target
     assert functional.network.inputs == "density"
-    assert sum(path.stat().st_size for path in PRETRAINED[NAME].iterdir()) < 1_000_000
+    assert sum(path.stat().st_size for path in PRETRAINED[name].iterdir()) < 1_000_000
 
 
 def test_other_bytes_are_noticed(tmp_path):

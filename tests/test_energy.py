@@ -197,7 +197,7 @@ def test_functionals_by_name():
     assert kn.load_functional("tf+0.2vw").vw_fraction == 0.2
     for name, message in [
         ("tf+wv", "did you mean 'tf\\+vw'"),
-        ("qqqq", "known are apbek, lkt"),
+        ("qqqq", "known are apbek, four-electron, lkt"),
         ("tf+1/0vw", "divides by zero"),
     ]:
         with pytest.raises(InputError, match=message):

@@ -114,7 +114,7 @@ ORIGINS = {
         "lih",
         "python experiments/many_electron/run.py four-electron",
         "many_electron/test/four-electron.toml",
-        "run",
+        "stage-1",
         "four",
     ),
 }

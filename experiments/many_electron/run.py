@@ -1,6 +1,7 @@
 """One functional for all molecules of a rung: data, training, evaluation and report by one command.
 
-Run `python experiments/many_electron/run.py four-electron`; a run that was stopped goes on. With
+Run `python experiments/many_electron/run.py four-electron`; a run that was stopped goes on. Training
+has the stages in the folder `training/RUNG`, each of which begins where the one before ended. With
 `--functional NAME` nothing is trained: another functional, by its name or folder, is judged on the
 same geometries, on other ones if there is another `--test-seed`.
 """
@@ -30,18 +31,20 @@ from kineticnet_jax.evaluate import (
 from kineticnet_jax.evaluation_report import write_report
 from kineticnet_jax.files import write_json
 from kineticnet_jax.train.config import load_train_config
-from kineticnet_jax.train.loop import Progress, train
+from kineticnet_jax.train.loop import BEST, Progress, train
 from kineticnet_jax.train.plot import write_training_figure
 
 HERE = Path(__file__).parent
-RUNGS = tuple(sorted(path.stem for path in (HERE / "training").glob("*.toml")))
+STAGES = {
+    folder.name: sorted(folder.glob("*.toml")) for folder in sorted((HERE / "training").iterdir())
+}
 BASELINES = ("tf+vw", "lkt")
 
 
 def main() -> None:
     """Runs everything that is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rung", choices=RUNGS)
+    parser.add_argument("rung", choices=STAGES)
     parser.add_argument("--out", type=Path, help="folder of the run, by default the rung")
     parser.add_argument("--functional", help="name or folder of one to judge; nothing is trained")
     parser.add_argument("--test-seed", type=int, help="of geometries and potentials to test on")
@@ -65,9 +68,7 @@ def main() -> None:
 
     start = time.perf_counter()
     if options.functional is None:
-        config = load_train_config(HERE / "training" / f"{options.rung}.toml")
-        functional: kn.Functional = train(config, dataset, out / "run", _show)
-        write_training_figure(out / "run")
+        functional: kn.Functional = _trained(options.rung, dataset, out)
     else:
         functional = kn.load_functional(options.functional)
     seconds["training"] = time.perf_counter() - start
@@ -95,6 +96,22 @@ def _made(config: DataConfig, path: Path) -> kn.Dataset:
     if not path.exists():
         generate(config, path)
     return kn.Dataset(path)
+
+
+def _trained(rung: str, dataset: kn.Dataset, out: Path) -> kn.Functional:
+    """The functional of the last stage; that of the first may begin with one beside this script."""
+    functional: kn.Functional | None = None
+    for number, path in enumerate(STAGES[rung], start=1):
+        config = load_train_config(path)
+        folder = out / f"stage-{number}"
+        if number > 1:
+            config = dataclasses.replace(config, start=str(out / f"stage-{number - 1}" / BEST))
+        elif config.start:
+            config = dataclasses.replace(config, start=os.path.relpath(HERE / config.start))
+        functional = train(config, dataset, folder, _show)
+        write_training_figure(folder)
+    assert functional is not None
+    return functional
 
 
 def _show(progress: Progress) -> None:

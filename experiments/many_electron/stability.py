@@ -1,8 +1,8 @@
 """What keeps density optimizations where a functional is good: several ways side by side.
 
-Run `python experiments/many_electron/stability.py four-electron FUNCTIONAL [OTHER ...]` after
-`run.py four-electron`; it prints a Markdown table. FUNCTIONAL is a folder such as
-four-electron/run/best, OTHER functionals of other trainings make an ensemble with it. Test
+Run `python experiments/many_electron/stability.py four-electron/test-2.h5 FUNCTIONAL [OTHER ...]`
+after `run.py four-electron`; it prints a Markdown table. FUNCTIONAL is a name or a folder such as
+four-electron/stage-1/best, OTHER functionals of other trainings make an ensemble with it. Test
 geometries are optimized from every guess
 
 - with bounds and trust region, the library's default;
@@ -129,18 +129,18 @@ def outcomes(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="of the run, with its data")
+    parser.add_argument("data", type=Path, help="test data of a run")
     parser.add_argument("functional", help="name or folder")
     parser.add_argument("others", nargs="*", help="names or folders of the rest of an ensemble")
     parser.add_argument("--geometries", type=int, default=2, help="of each family")
     parser.add_argument("--guesses", type=int, default=5, help=f"of {len(GUESSES)}")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    dataset = kn.Dataset(options.folder / "data.h5")
+    dataset = kn.Dataset(options.data)
     functional, *others = map(kn.load_functional, (options.functional, *options.others))
     rows: dict[str, list[tuple[bool, float, float, int]]] = {}
     for family in dataset.families:
-        for geometry in dataset.select("test", family).geometries[: options.geometries]:
+        for geometry in dataset.select(family=family).geometries[: options.geometries]:
             found = outcomes(dataset, geometry, functional, others, GUESSES[: options.guesses])
             for name, values in found.items():
                 rows.setdefault(name, []).extend(values)

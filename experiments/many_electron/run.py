@@ -1,7 +1,7 @@
 """One functional for all molecules of a rung: data, training, evaluation and report by one command.
 
-Run `python experiments/many_electron/run.py four-electron`; a run that was stopped goes on. Stages of
-training are in the folder `training/RUNG`; each begins where the one before ended. With
+Run `python experiments/many_electron/run.py four-electron`; a run that was stopped goes on.
+Training has the stages in `training/RUNG`, each of which begins where the one before ended. With
 `--functional NAME` nothing is trained: another functional, by its name or folder, is judged on the
 same geometries, on other ones if there is another `--test-seed`.
 """

@@ -34,6 +34,8 @@ class Family:
         temperature: of displacements along the normal modes of the geometry with all variables in
             the middle, in kelvin (Hartree-Fock/STO-3G force constants, classical); 0 for none.
         rotate: turn every geometry at random, so that no direction of the grid is special.
+        visited: name or folder of a functional. The samples then have no random potentials but the
+            Kohn-Sham potentials of densities that an optimization with this functional visits.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Family:
     cartesian_noise: float = 0.0
     temperature: float = 0.0
     rotate: bool = True
+    visited: str = ""
 
     def check(self) -> None:
         """Finds ranges nothing can be drawn from.

@@ -1,5 +1,6 @@
 """One geometry of a data set: Kohn-Sham reference, external potentials, labels, checks."""
 
+import dataclasses
 from collections import Counter
 from functools import partial
 
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float
 
 from kineticnet_jax import reference
 from kineticnet_jax.basis import coulomb_potential
-from kineticnet_jax.data.config import DataConfig, Limits, PotentialKind
+from kineticnet_jax.data.config import DataConfig, Family, Limits, PotentialKind
 from kineticnet_jax.data.geometries import GeometryTask
 from kineticnet_jax.data.labels import (
     KohnShamPotential,
@@ -22,6 +23,7 @@ from kineticnet_jax.data.labels import (
 from kineticnet_jax.data.potentials import Perturbation, draw_perturbation, most_gaussians
 from kineticnet_jax.data.spaces import FunctionSpace, OneElectronSpace, sample_orbitals
 from kineticnet_jax.data.store import ENERGIES, FamilyRecord, GeometryRecord
+from kineticnet_jax.data.visited import visited_orbitals
 from kineticnet_jax.errors import ConvergenceError
 from kineticnet_jax.grid import grid_template, molecular_grid
 from kineticnet_jax.molecule import Molecule
@@ -153,8 +155,12 @@ def _generate(config: DataConfig, task: GeometryTask) -> GeometryRecord:
     density_basis = density_basis_name(molecule, config.basis, config.density_basis)
     ground = reference.kohn_sham(molecule, config.xc, config.basis, config.grid_level)
     space = one_electron_space(molecule, config.basis, density_basis, config.grid_level)
+    (family,) = (one for one in config.families if one.name == task.family)
     perturbations = draw_perturbations(config, space, task.seed)
     count = len(perturbations.kind)
+    if family.visited:
+        nothing = Perturbation.none(len(space.charges), most_gaussians(config.potentials))
+        perturbations = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], count, axis=0), nothing)
     auxiliary = reference.build_mole(molecule, reference.AUXILIARY)
     root = jnp.asarray(reference.inverse_coulomb_root(auxiliary))
     potentials = coulomb_potential(
@@ -162,7 +168,9 @@ def _generate(config: DataConfig, task: GeometryTask) -> GeometryRecord:
     )
     solutions = [ground]
     converged = np.ones(count, dtype=bool)
-    if config.mode == "self-consistent":
+    if family.visited:
+        solutions += _visited(config, family, molecule, count - 1, ground)
+    elif config.mode == "self-consistent":
         solutions, converged = _self_consistent(config, molecule, space, perturbations, ground)
     stacked = [
         jnp.asarray(np.stack([getattr(solution, name) for solution in solutions]))
@@ -232,6 +240,30 @@ def _self_consistent(
         solutions.append(solution or ground)
         converged.append(solution is not None)
     return solutions, np.array(converged)
+
+
+def _visited(
+    config: DataConfig, family: Family, molecule: Molecule, count: int, ground: reference.KohnSham
+) -> list[reference.KohnSham]:
+    """Stand-ins for Kohn-Sham solutions: of one orbital each, and the potentials of its density."""
+    orbitals = visited_orbitals(config, family, molecule, count)
+    matrices = 2 * orbitals[:, :, None] * orbitals[:, None]
+    potentials = reference.potential_matrices(
+        molecule, config.xc, config.basis, config.grid_level, matrices
+    )
+    unknown = dict.fromkeys(ground.components, np.nan)
+    return [
+        dataclasses.replace(
+            ground,
+            energy=np.nan,
+            components=unknown,
+            density_matrix=matrix,
+            orbitals=np.pad(orbital[:, None], ((0, 0), (0, ground.orbitals.shape[1] - 1))),
+            hartree_matrix=hartree,
+            xc_matrix=xc,
+        )
+        for orbital, matrix, (hartree, xc) in zip(orbitals, matrices, potentials, strict=True)
+    ]
 
 
 def _reasons(

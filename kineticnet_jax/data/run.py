@@ -19,16 +19,18 @@ import h5py
 import numpy as np
 
 from kineticnet_jax import cluster
-from kineticnet_jax.data.config import SPLITS, DataConfig
+from kineticnet_jax.data.config import SPLITS, DataConfig, config_from_json
 from kineticnet_jax.data.generate import family_record, generate_geometry
 from kineticnet_jax.data.geometries import GeometryTask, draw_geometries, middle_geometry
 from kineticnet_jax.data.store import (
     SCHEMA_VERSION,
     open_data,
+    stored_config,
     write_family,
     write_geometry,
     write_header,
 )
+from kineticnet_jax.data.visited import check_functional
 from kineticnet_jax.errors import ConvergenceError, IncompleteError, InputError, first_line
 from kineticnet_jax.files import check_writable, complete_file, lock
 
@@ -85,10 +87,10 @@ def generate(
     config.check()
     cluster.check_workers(workers)
     tasks = draw_geometries(config)
-    families = {
-        family.name: family_record(config, family.name, middle_geometry(family))
-        for family in config.families
-    }
+    middles = {family.name: middle_geometry(family) for family in config.families}
+    for family in config.families:
+        check_functional(family, middles[family.name])
+    families = {name: family_record(config, name, middle) for name, middle in middles.items()}
     if path.exists():
         _check_same(path, config)
         return
@@ -137,12 +139,14 @@ def _parts_folder(path: Path, config: DataConfig) -> Iterator[Path]:
     handle = os.open(parts / "lock", os.O_RDWR | os.O_CREAT)
     try:
         lock(handle, path)
-        identity = json.dumps({"schema_version": SCHEMA_VERSION, "config": config.to_json()})
         stamp = parts / "config.json"
         if not stamp.exists():
+            identity = {"schema_version": SCHEMA_VERSION, "config": config.to_json()}
             with complete_file(stamp) as temporary:
-                temporary.write_text(identity, encoding="utf-8")
-        elif stamp.read_text(encoding="utf-8") != identity:
+                temporary.write_text(json.dumps(identity), encoding="utf-8")
+        identity = json.loads(stamp.read_text(encoding="utf-8"))
+        known = (identity["schema_version"], config_from_json(identity["config"]))
+        if known != (SCHEMA_VERSION, config):
             raise InputError(
                 f"{path}: an unfinished run with another configuration is in {parts}; finish that "
                 "one, delete the folder, or choose another file"
@@ -155,7 +159,7 @@ def _parts_folder(path: Path, config: DataConfig) -> Iterator[Path]:
 def _check_same(path: Path, config: DataConfig) -> None:
     """A complete file of the same configuration is the result; anything else is left alone."""
     with open_data(path) as file:
-        same = file.attrs["config"] == config.to_json()
+        same = stored_config(file) == config
     if not same:
         raise InputError(
             f"{path}: exists and was generated from another configuration; choose another file"

@@ -114,7 +114,8 @@ class GeometryRecord:
         orbital_kinetic_eigenvalues: diagonal of UᵀTU.
         density_transform: the same for the basis of √n.
         density_kinetic_eigenvalues: the same for the basis of √n.
-        reference_energies: total energy of the Kohn-Sham reference and its terms (`ENERGIES`).
+        reference_energies: total energy of the Kohn-Sham reference and its terms (`ENERGIES`);
+            NaN for a density that an optimization visits.
         reference_orbitals: its occupied orbitals.
         hartree_matrix: ⟨χ_μ|v_H|χ_ν⟩ of the reference.
         xc_matrix: ⟨χ_μ|v_xc|χ_ν⟩ of the reference.

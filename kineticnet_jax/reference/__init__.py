@@ -14,6 +14,7 @@ from kineticnet_jax.reference.basis_sets import (
 )
 from kineticnet_jax.reference.integrals import (
     MatrixSlopes,
+    cross_overlap,
     inverse_coulomb_root,
     matrix_slopes,
     nuclear_attraction_matrices,
@@ -24,6 +25,7 @@ from kineticnet_jax.reference.kohn_sham import (
     KohnSham,
     guess_density_matrix,
     kohn_sham,
+    potential_matrices,
 )
 from kineticnet_jax.reference.molden import mole_for_molden, read_molden, write_molden
 from kineticnet_jax.reference.vibrations import thermal_modes
@@ -39,6 +41,7 @@ __all__ = [
     "MatrixSlopes",
     "build_mole",
     "check_basis",
+    "cross_overlap",
     "extract_basis",
     "guess_density_matrix",
     "inverse_coulomb_root",
@@ -48,6 +51,7 @@ __all__ = [
     "mole_for_molden",
     "nuclear_attraction_matrices",
     "overlap_and_kinetic",
+    "potential_matrices",
     "read_molden",
     "thermal_modes",
     "write_molden",

@@ -48,6 +48,13 @@ def overlap_and_kinetic(mol: gto.Mole) -> OverlapAndKinetic:
     )
 
 
+def cross_overlap(
+    first: gto.Mole, second: gto.Mole
+) -> Float[np.ndarray, "first_functions second_functions"]:
+    """⟨χ_μ|η_ν⟩ of the functions of two bases."""
+    return gto.intor_cross("int1e_ovlp", first, second)
+
+
 @dataclass(frozen=True)
 class MatrixSlopes:
     """How matrices between functions change when the functions move.

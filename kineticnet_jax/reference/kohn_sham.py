@@ -1,6 +1,7 @@
 """Restricted Kohn–Sham ground states and initial guesses, by PySCF on the host."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -86,17 +87,10 @@ def kohn_sham(
         InputError: for an unknown functional, basis or element.
         ConvergenceError: if neither method converges.
     """
-    if xc not in PYSCF_XC:
-        raise unknown_name("xc functional", xc, PYSCF_XC)
     start = time.perf_counter()
-    mol = build_mole(molecule, basis)
-    field = dft.RKS(mol, xc=PYSCF_XC[xc])
-    field.grids.coords, field.grids.weights = _quadrature(molecule, grid_level)
+    field = _field(molecule, xc, basis, grid_level)
+    mol = field.mol
     field.conv_tol, field.conv_tol_grad, field.max_cycle = tolerance, 1e-6, max_cycles
-    field.chkfile = None
-    # Integrals that do not fit in these MB are computed again in every cycle; by default the
-    # process, JAX included, may have 4000.
-    field.max_memory = max(field.max_memory, psutil.Process().memory_info().rss / 1e6 + _room())
     if perturbation is not None:
         core = field.get_hcore() + perturbation
         field.get_hcore = lambda *_: core
@@ -133,6 +127,48 @@ def kohn_sham(
         xc_matrix=np.asarray(potential) - hartree_matrix,
         seconds=time.perf_counter() - start,
     )
+
+
+def potential_matrices(
+    molecule: Molecule,
+    xc: str,
+    basis: str,
+    grid_level: int,
+    density_matrices: Float[np.ndarray, "densities functions functions"],
+) -> Iterator[Float[np.ndarray, "2 functions functions"]]:
+    """Hartree and exchange-correlation potentials of any densities in an orbital basis.
+
+    Args:
+        molecule: the molecule.
+        xc: exchange-correlation functional: "lda", "pbe" or "blyp".
+        basis: orbital basis, as in `build_mole`.
+        grid_level: quadrature grid of the exchange-correlation energy, 0 to 5.
+        density_matrices: D_μν of each density.
+
+    Yields:
+        ⟨χ_μ|v_H|χ_ν⟩ and ⟨χ_μ|v_xc|χ_ν⟩ in hartree.
+
+    Raises:
+        InputError: for an unknown functional, basis or element.
+    """
+    field = _field(molecule, xc, basis, grid_level)
+    for density_matrix in density_matrices:
+        potential = field.get_veff(field.mol, density_matrix)
+        hartree_matrix = np.asarray(potential.vj)
+        yield np.stack([hartree_matrix, np.asarray(potential) - hartree_matrix])
+
+
+def _field(molecule: Molecule, xc: str, basis: str, grid_level: int) -> dft.rks.RKS:
+    """A Kohn–Sham calculation on our grid."""
+    if xc not in PYSCF_XC:
+        raise unknown_name("xc functional", xc, PYSCF_XC)
+    field = dft.RKS(build_mole(molecule, basis), xc=PYSCF_XC[xc])
+    field.grids.coords, field.grids.weights = _quadrature(molecule, grid_level)
+    field.chkfile = None
+    # Integrals that do not fit in these MB are computed again in every cycle; by default the
+    # process, JAX included, may have 4000.
+    field.max_memory = max(field.max_memory, psutil.Process().memory_info().rss / 1e6 + _room())
+    return field
 
 
 def _room() -> float:

@@ -1,6 +1,7 @@
 """Spaces of functions in which orbitals and √n are expanded, and integrals with them on a grid."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -188,20 +189,8 @@ def project_on_functions(
         space: molecule and basis of √n.
         sources: a and the components of b.
     """
-    basis = space.density
-
-    def add(
-        total: Float[Array, "functions sources"],
-        block: tuple[Points, Float[Array, "points sources 4"]],
-    ) -> tuple[Float[Array, "functions sources"], None]:
-        functions = _flat(basis.functions, space, block[0])
-        rows = jnp.transpose(block[1], (2, 0, 1)).reshape(-1, len(sources))
-        return total + functions @ rows, None
-
-    zero = jnp.zeros((basis.functions.size, len(sources)))
-    blocks = (in_blocks(space.grid.points), in_blocks(jnp.transpose(sources, (2, 0, 1))))
-    sums, _ = jax.lax.scan(add, zero, blocks)
-    return (basis.transform.T @ sums).T
+    values = partial(_flat, space.density.functions, space)
+    return _overlaps(space, values, jnp.transpose(sources, (2, 1, 0))).T
 
 
 def overlaps_with_functions(
@@ -213,17 +202,26 @@ def overlaps_with_functions(
         space: molecule and basis of √n.
         columns: a, weights of the grid included.
     """
-    basis = space.density
+    return _overlaps(space, partial(evaluate, space.density.functions, space.positions), columns)
+
+
+def _overlaps(
+    space: OneElectronSpace,
+    values: Callable[[Points], Float[Array, "functions samples"]],
+    columns: Float[Array, "points *parts columns"],
+) -> Float[Array, "functions columns"]:
+    """Sums over the grid of functions, or of these and their derivatives, times columns."""
 
     def add(
         total: Float[Array, "functions columns"],
-        block: tuple[Points, Float[Array, "points columns"]],
+        block: tuple[Points, Float[Array, "points *parts columns"]],
     ) -> tuple[Float[Array, "functions columns"], None]:
-        return total + evaluate(basis.functions, space.positions, block[0]) @ block[1], None
+        points, part = block
+        return total + values(points) @ jnp.moveaxis(part, 0, -2).reshape(-1, len(total.T)), None
 
-    zero = jnp.zeros((basis.functions.size, columns.shape[1]))
-    blocks = (in_blocks(space.grid.points), in_blocks(columns))
-    return basis.transform.T @ jax.lax.scan(add, zero, blocks)[0]
+    zero = jnp.zeros((space.density.functions.size, columns.shape[-1]))
+    sums, _ = jax.lax.scan(add, zero, (in_blocks(space.grid.points), in_blocks(columns)))
+    return space.density.transform.T @ sums
 
 
 def density_functions(space: OneElectronSpace) -> Float[Array, "points functions"]:

@@ -63,7 +63,8 @@ class TrainConfig:
         name: of the functional that comes out.
         steps: number of steps.
         start: name or folder of a learned functional whose parameters are where training begins;
-            its network must be this one. By default they are random.
+            its network must be this one, but for the elements: a new one begins with the parameters
+            of the nearest. By default they are random.
         target: "total" to learn T_s, "pauli" to learn T_s - T_vW.
         network: its architecture.
         weights: of the losses.

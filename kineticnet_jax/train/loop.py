@@ -172,17 +172,29 @@ class _Run:
         return Provenance(config.name, tuple(details.items()))
 
     def _start(self) -> LearnedFunctional | None:
-        """The functional whose parameters are the first ones, if there is one."""
+        """The functional whose parameters are the first ones, if there is one.
+
+        An element that it does not know begins as the nearest one that it does.
+        """
         start = self.config.start
         if not start:
             return None
         functional = load_functional(start)
-        if not isinstance(functional, LearnedFunctional) or functional.network != self.network:
+        wanted = self.network.elements
+        if (
+            not isinstance(functional, LearnedFunctional)
+            or functional.network is None
+            or replace(functional.network, elements=wanted) != self.network
+        ):
             raise InputError(
                 f"start: '{start}' has not the network of this training; give the same size, "
-                "settings, target and elements"
+                "settings and target"
             )
-        return functional
+        distances = np.abs(np.array(wanted)[:, None] - np.array(functional.elements))
+        rows = np.asarray(functional.params["elements"])[np.argmin(distances, axis=1)]
+        return replace(
+            functional, network=self.network, params=functional.params | {"elements": rows}
+        )
 
     def batch(self, step: int) -> Batch:
         """The samples of a step, the same whenever it is asked for.

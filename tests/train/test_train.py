@@ -22,6 +22,7 @@ import kineticnet_jax as kn
 from kineticnet_jax.data.config import config_from_json
 from kineticnet_jax.errors import IncompleteError, InputError
 from kineticnet_jax.evaluate import sample_errors
+from kineticnet_jax.functionals.storage import save_functional
 from kineticnet_jax.grid import molecular_grid
 from kineticnet_jax.train.checkpoint import Checkpoints
 from kineticnet_jax.train.config import NetworkChoice, load_train_config
@@ -211,6 +212,28 @@ def test_a_training_may_start_from_a_functional(run, data, tmp_path):
         with pytest.raises(InputError, match=message):
             train(bad, kn.Dataset(data), tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_new_elements_begin_as_the_nearest_known_ones(run, data, tmp_path):
+    first = kn.load_functional(run / BEST)
+    known = (1, 20)
+    rows = np.arange(2)[:, None, None] + np.zeros(first.params["elements"].shape[1:])
+    save_functional(
+        dataclasses.replace(
+            first,
+            network=dataclasses.replace(first.network, elements=known),
+            params=first.params | {"elements": rows.astype(np.float32)},
+            domain=None,
+        ),
+        tmp_path / "start",
+    )
+    still = OptimizerSettings(learning_rate=1e-9)
+    config = dataclasses.replace(CONFIG, steps=2, start=str(tmp_path / "start"), optimizer=still)
+    found = train(config, kn.Dataset(data), tmp_path / "run")
+    assert found.elements == first.elements
+    nearest = [int(z > 10) for z in found.elements]
+    np.testing.assert_allclose(found.params["elements"], rows[nearest], atol=1e-6)
+    chex.assert_trees_all_close(found.params["head"], first.params["head"], atol=1e-6)
 
 
 def test_killed_run_goes_on_as_if_nothing_had_happened(run, data, tmp_path):

@@ -61,7 +61,8 @@ class Progress:
         step: steps done.
         steps: steps there will be.
         metrics: means since the last report, by the names of METRIC_NAMES; losses in millihartree.
-        best: the best validation so far: mean over families of the errors of energy and potential
+        best: the best validation so far: mean over families of the error of the energy and the
+            median one of the potential
             in millihartree.
     """
 
@@ -412,11 +413,14 @@ class _Run:
 
 
 def _scores(rows: list[dict[str, Any]]) -> dict[int, float]:
-    """Mean over families of the errors of energy and potential for each step."""
+    """Mean over families of the mean error of the energy and the median one of the potential.
+
+    Most of a mean of the latter are a few densities far from all others.
+    """
     steps = {row["step"] for row in rows}
     return {
         step: float(
-            np.mean([row["energy"] + row["potential"] for row in rows if row["step"] == step])
+            np.mean([row["energy"] + row["median"] for row in rows if row["step"] == step])
         )
         for step in steps
     }

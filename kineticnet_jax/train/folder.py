@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from kineticnet_jax.config import from_mapping
+from kineticnet_jax.data.config import DataConfig
 from kineticnet_jax.data.dataset import Dataset
 from kineticnet_jax.errors import InputError
 from kineticnet_jax.files import write_json
@@ -36,7 +38,7 @@ def prepare_folder(folder: Path, config: TrainConfig, dataset: Dataset) -> None:
             known = json.loads(place.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"{place}: damaged ({error}); give another folder") from None
-        different = _differences(known, content)
+        different = _differences(_completed(known), content)
         if different:
             raise InputError(
                 f"{folder}: holds a run with other settings ({', '.join(different)}); "
@@ -50,6 +52,16 @@ def prepare_folder(folder: Path, config: TrainConfig, dataset: Dataset) -> None:
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror})") from None
     write_json(place, content)
+
+
+def _completed(known: Any) -> dict[str, Any]:
+    """What a run was begun with; settings that are younger than the run have their defaults."""
+    content = known if isinstance(known, dict) else {}
+    for name, kind in (("training", TrainConfig), ("data", DataConfig)):
+        if isinstance(content.get(name), dict):
+            config = from_mapping(kind, content[name], RUN)
+            content[name] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return content
 
 
 def _differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:

@@ -62,8 +62,7 @@ class Progress:
         steps: steps there will be.
         metrics: means since the last report, by the names of METRIC_NAMES; losses in millihartree.
         best: the best validation so far: mean over families of the error of the energy and the
-            median one of the potential
-            in millihartree.
+            median one of the potential in millihartree.
     """
 
     step: int
@@ -419,8 +418,6 @@ def _scores(rows: list[dict[str, Any]]) -> dict[int, float]:
     """
     steps = {row["step"] for row in rows}
     return {
-        step: float(
-            np.mean([row["energy"] + row["median"] for row in rows if row["step"] == step])
-        )
+        step: float(np.mean([row["energy"] + row["median"] for row in rows if row["step"] == step]))
         for step in steps
     }

@@ -286,6 +286,17 @@ def test_loss_that_is_not_finite_stops_the_run(data, tmp_path, monkeypatch):
         assert np.isfinite(batch["[0].positions"]).all()
 
 
+def test_settings_younger_than_a_run_have_their_defaults(run, data, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    content = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    del content["training"]["start"]
+    for family in content["data"]["families"]:
+        del family["visited"]
+    (folder / RUN).write_text(json.dumps(content), encoding="utf-8")
+    found = train(CONFIG, kn.Dataset(data), folder)
+    chex.assert_trees_all_equal(found.params, kn.load_functional(run / BEST).params)
+
+
 def test_other_run_in_the_folder(run, data, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"holds a run with other settings \(training.seed\)"):
         train(dataclasses.replace(CONFIG, seed=1), kn.Dataset(data), run)

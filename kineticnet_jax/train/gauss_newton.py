@@ -35,10 +35,6 @@ from kineticnet_jax.train.groups import Targets
 from kineticnet_jax.train.loss import MILLIHARTREE, LossWeights, Site, cast
 from kineticnet_jax.types import PerPoint, Scalar
 
-ROBUST = 10.0
-"""Energy error in mHa, and square root of a potential error, from which on errors count less."""
-
-
 DEPENDENT = 1e-3
 """Singular value up to which a combination of normalized directions is none."""
 
@@ -52,6 +48,10 @@ class GaussNewtonSettings:
         collective: share of the samples whose directions are collective, see
             `collective_changes`, and those of the other samples orthogonal to them; with 0 all
             directions are alike. The expectation of the loss is the same.
+        kappa: κ in hartree, see `preconditioned_changes`.
+        robust: error of an energy in mHa, and square root of one of a potential, from which on
+            errors count less. A small one is for densities as most of them are, a large one for
+            the few that are unlike the others.
         damping: added to the matrix of the residuals, relative to its mean diagonal, in which
             residuals without weight count as zero.
         momentum: share of the last step that is kept where the batch says nothing.
@@ -60,6 +60,7 @@ class GaussNewtonSettings:
     directions: int = 2
     collective: float = 0.0
     kappa: float = KAPPA
+    robust: float = 10.0
     damping: float = 1e-5
     momentum: float = 0.95
 
@@ -77,6 +78,8 @@ class GaussNewtonSettings:
             raise InputError("collective directions are drawn one at a time: set directions to 1")
         if not 0 < self.kappa < math.inf:
             raise InputError(f"kappa must be positive and finite, but is {self.kappa:g}")
+        if not self.robust > 0:
+            raise InputError(f"robust must be positive, but is {self.robust:g}")
         if not self.damping > 0:
             raise InputError(f"damping must be positive, but is {self.damping:g}")
         if not 0 <= self.momentum < 1:
@@ -316,7 +319,7 @@ def least_squares_step(
             factors = np.array([weights.energy, weights.tau, *each])
         count += columns.size
         columns, factors = columns[:, factors > 0], factors[factors > 0].astype(columns.dtype)
-        scale = np.sqrt(factors) * (1 + (columns / ROBUST) ** 2) ** -0.25
+        scale = np.sqrt(factors) * (1 + (columns / settings.robust) ** 2) ** -0.25
         rows.append((scale * columns).reshape(-1))
         scales.append(scale.reshape(-1))
         matrices.append(part.jacobian.reshape(-1, len(before)))

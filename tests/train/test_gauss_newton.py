@@ -19,7 +19,6 @@ from kineticnet_jax.data.spaces import (
 from kineticnet_jax.errors import InputError
 from kineticnet_jax.train.curvature import CurvatureRows
 from kineticnet_jax.train.gauss_newton import (
-    ROBUST,
     GaussNewtonSettings,
     Residuals,
     collective_changes,
@@ -183,9 +182,11 @@ def test_derivatives_are_finite_differences(group):
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6 * np.abs(found).max())
 
 
-def test_step_solves_the_least_squares_problem():
+@pytest.mark.parametrize("robust", [10.0, 1.0])
+def test_step_solves_the_least_squares_problem(robust):
     random = np.random.default_rng(0)
-    settings, weights = GaussNewtonSettings(damping=1e-3, momentum=0.9), LossWeights(2.0, 0.5, 3.0)
+    settings = GaussNewtonSettings(damping=1e-3, momentum=0.9, robust=robust)
+    weights = LossWeights(2.0, 0.5, 3.0)
     last = {"a": random.normal(size=(4, 5)), "b": random.normal(size=10)}
     r = 5 * random.normal(size=(3, 4))
     jacobian = random.normal(size=(3, 4, 30))
@@ -194,9 +195,9 @@ def test_step_solves_the_least_squares_problem():
     curvature = CurvatureRows(*map(jnp.asarray, (5 * random.normal(size=2), jacobian[0, :2])))
     metrics, step = least_squares_step(settings, weights, 4.0, [*parts, curvature], last)
 
-    scale = np.sqrt([2.0, 0.5, 3.0, 3.0]) * (1 + (r / ROBUST) ** 2) ** -0.25
+    scale = np.sqrt([2.0, 0.5, 3.0, 3.0]) * (1 + (r / robust) ** 2) ** -0.25
     a, b = (scale[..., None] * jacobian).reshape(12, 30), (scale * r).reshape(12)
-    scale = 2.0 * (1 + (curvature.values / ROBUST) ** 2) ** -0.25
+    scale = 2.0 * (1 + (curvature.values / robust) ** 2) ** -0.25
     a = np.concatenate([a, scale[:, None] * curvature.jacobian])
     b = np.concatenate([b, scale * curvature.values])
     before = np.asarray(ravel_pytree(last)[0])
@@ -217,6 +218,7 @@ def test_step_solves_the_least_squares_problem():
         ({"directions": 0}, "directions must be at least 1"),
         ({"kappa": 0.0}, "kappa must be positive"),
         ({"kappa": math.inf}, "kappa must be positive and finite, but is inf"),
+        ({"robust": 0.0}, "robust must be positive"),
         ({"damping": 0.0}, "damping must be positive"),
         ({"momentum": 1.0}, "momentum must be from 0"),
     ],

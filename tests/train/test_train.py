@@ -1,6 +1,7 @@
 """Training: losses against independent ones, resuming, and what goes wrong."""
 
 import dataclasses
+import gc
 import json
 import os
 import resource
@@ -311,7 +312,7 @@ def test_other_run_in_the_folder(run, data, tmp_path, monkeypatch):
     assert (run / RUN).is_file()
 
 
-# Orbax leaves writes to be cancelled behind.
+# Orbax leaves writes to be cancelled behind; they are collected here, not in a later test.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
     settings = OptimizerSettings()
@@ -334,6 +335,7 @@ def test_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
     assert int(Checkpoints(tmp_path / CHECKPOINTS).latest(first).step) == 0
     checkpoints.save(second)
     assert int(Checkpoints(tmp_path / CHECKPOINTS).latest(first).step) == 4
+    gc.collect()
 
 
 def test_damaged_checkpoint(run, data, tmp_path):

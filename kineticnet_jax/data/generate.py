@@ -159,8 +159,9 @@ def _generate(config: DataConfig, task: GeometryTask) -> GeometryRecord:
     perturbations = draw_perturbations(config, space, task.seed)
     count = len(perturbations.kind)
     if family.visited:
-        nothing = Perturbation.none(len(space.charges), most_gaussians(config.potentials))
-        perturbations = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], count, axis=0), nothing)
+        # The first of them is none.
+        none = jnp.zeros(count, int)
+        perturbations = jax.tree.map(lambda leaf: leaf[none], perturbations)
     auxiliary = reference.build_mole(molecule, reference.AUXILIARY)
     root = jnp.asarray(reference.inverse_coulomb_root(auxiliary))
     potentials = coulomb_potential(

@@ -109,3 +109,8 @@ def test_functionals_that_cannot_be_used_are_refused_at_once(tmp_path, visited, 
     with pytest.raises(InputError, match=message):
         generate(dataclasses.replace(CONFIG, families=(family,)), tmp_path / "data.h5")
     assert not (tmp_path / "data.h5.parts").exists()
+
+
+def test_visited_densities_need_a_number():
+    with pytest.raises(InputError, match="potentials_per_geometry of at least 1"):
+        dataclasses.replace(CONFIG, potentials_per_geometry=0).check()

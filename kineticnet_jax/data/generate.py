@@ -153,7 +153,9 @@ def generate_geometry(config: DataConfig, task: GeometryTask) -> GeometryRecord:
 def _generate(config: DataConfig, task: GeometryTask) -> GeometryRecord:
     molecule = task.molecule
     density_basis = density_basis_name(molecule, config.basis, config.density_basis)
-    ground = reference.kohn_sham(molecule, config.xc, config.basis, config.grid_level)
+    ground = reference.kohn_sham(
+        molecule, config.xc, config.basis, config.grid_level, density_fit=config.density_fit
+    )
     space = one_electron_space(molecule, config.basis, density_basis, config.grid_level)
     (family,) = (one for one in config.families if one.name == task.family)
     perturbations = draw_perturbations(config, space, task.seed)
@@ -234,7 +236,12 @@ def _self_consistent(
     for matrix in matrices[1:]:
         try:
             solution = reference.kohn_sham(
-                molecule, config.xc, config.basis, config.grid_level, perturbation=matrix
+                molecule,
+                config.xc,
+                config.basis,
+                config.grid_level,
+                perturbation=matrix,
+                density_fit=config.density_fit,
             )
         except ConvergenceError:
             solution = None
@@ -250,7 +257,7 @@ def _visited(
     orbitals = visited_orbitals(config, family, molecule, count)
     matrices = 2 * orbitals[:, :, None] * orbitals[:, None]
     potentials = reference.potential_matrices(
-        molecule, config.xc, config.basis, config.grid_level, matrices
+        molecule, config.xc, config.basis, config.grid_level, matrices, config.density_fit
     )
     unknown = dict.fromkeys(ground.components, np.nan)
     return [

@@ -15,7 +15,7 @@ from kineticnet_jax.basis import Basis
 from kineticnet_jax.errors import ConvergenceError, unknown_name
 from kineticnet_jax.grid import molecular_grid
 from kineticnet_jax.molecule import Molecule
-from kineticnet_jax.reference.basis_sets import build_mole, extract_basis
+from kineticnet_jax.reference.basis_sets import AUXILIARY, build_mole, extract_basis
 
 PYSCF_XC = {"lda": "slater,vwn5", "pbe": "pbe,pbe", "blyp": "b88,lyp"}
 """Our exchange-correlation functionals in PySCF's notation."""
@@ -64,6 +64,7 @@ def kohn_sham(
     tolerance: float = 1e-10,
     max_cycles: int = 100,
     perturbation: Float[np.ndarray, "functions functions"] | None = None,
+    density_fit: bool = False,
 ) -> KohnSham:
     """Converged Kohn–Sham ground state of a molecule.
 
@@ -79,6 +80,8 @@ def kohn_sham(
         tolerance: change of the total energy at convergence, in hartree.
         max_cycles: largest number of cycles of each of the two methods.
         perturbation: matrix of an external potential beside that of the nuclei, in hartree.
+        density_fit: take the Coulomb potential from the density expanded in "coulomb-fit" instead
+            of from exact integrals, much faster in a large basis.
 
     Returns:
         Energies, density and orbitals as NumPy arrays.
@@ -88,7 +91,7 @@ def kohn_sham(
         ConvergenceError: if neither method converges.
     """
     start = time.perf_counter()
-    field = _field(molecule, xc, basis, grid_level)
+    field = _field(molecule, xc, basis, grid_level, density_fit)
     mol = field.mol
     field.conv_tol, field.conv_tol_grad, field.max_cycle = tolerance, 1e-6, max_cycles
     if perturbation is not None:
@@ -135,6 +138,7 @@ def potential_matrices(
     basis: str,
     grid_level: int,
     density_matrices: Float[np.ndarray, "densities functions functions"],
+    density_fit: bool = False,
 ) -> Iterator[Float[np.ndarray, "2 functions functions"]]:
     """Hartree and exchange-correlation potentials of any densities in an orbital basis.
 
@@ -144,6 +148,7 @@ def potential_matrices(
         basis: orbital basis, as in `build_mole`.
         grid_level: quadrature grid of the exchange-correlation energy, 0 to 5.
         density_matrices: D_μν of each density.
+        density_fit: as in `kohn_sham`.
 
     Yields:
         ⟨χ_μ|v_H|χ_ν⟩ and ⟨χ_μ|v_xc|χ_ν⟩ in hartree.
@@ -151,18 +156,22 @@ def potential_matrices(
     Raises:
         InputError: for an unknown functional, basis or element.
     """
-    field = _field(molecule, xc, basis, grid_level)
+    field = _field(molecule, xc, basis, grid_level, density_fit)
     for density_matrix in density_matrices:
         potential = field.get_veff(field.mol, density_matrix)
         hartree_matrix = np.asarray(potential.vj)
         yield np.stack([hartree_matrix, np.asarray(potential) - hartree_matrix])
 
 
-def _field(molecule: Molecule, xc: str, basis: str, grid_level: int) -> dft.rks.RKS:
+def _field(
+    molecule: Molecule, xc: str, basis: str, grid_level: int, density_fit: bool
+) -> dft.rks.RKS:
     """A Kohn–Sham calculation on our grid."""
     if xc not in PYSCF_XC:
         raise unknown_name("xc functional", xc, PYSCF_XC)
     field = dft.RKS(build_mole(molecule, basis), xc=PYSCF_XC[xc])
+    if density_fit:
+        field = field.density_fit(auxbasis=build_mole(molecule, AUXILIARY).basis)
     field.grids.coords, field.grids.weights = _quadrature(molecule, grid_level)
     field.chkfile = None
     # Integrals that do not fit in these MB are computed again in every cycle; by default the

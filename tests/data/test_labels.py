@@ -29,9 +29,9 @@ XC = {"lda": "slater,vwn5", "blyp": "b88,lyp"}
 class Problem:
     """A molecule with its Kohn-Sham potential, for the jitted path and for PySCF."""
 
-    def __init__(self, molecule, basis, level, density_basis, xc="blyp"):
+    def __init__(self, molecule, basis, level, density_basis, xc="blyp", density_fit=False):
         self.molecule, self.level, self.xc = molecule, level, xc
-        self.ground = reference.kohn_sham(molecule, xc, basis, level)
+        self.ground = reference.kohn_sham(molecule, xc, basis, level, density_fit=density_fit)
         self.space = one_electron_space(molecule, basis, density_basis, level)
         auxiliary = reference.build_mole(molecule, reference.AUXILIARY)
         root = reference.inverse_coulomb_root(auxiliary)
@@ -40,11 +40,12 @@ class Problem:
         )
         occupied = jnp.asarray(self.ground.orbitals[:, : self.space.occupied])
         n, _, _ = jax.jit(sample_orbitals)(self.space, occupied)
+        self.hartree = (operator @ (self.space.grid.weights * n)) @ operator
         self.potential = jax.jit(kohn_sham_potential, static_argnames="xc")(
             self.space,
             xc,
             occupied,
-            (operator @ (self.space.grid.weights * n)) @ operator,
+            self.hartree,
             jnp.asarray(self.ground.hartree_matrix),
             jnp.asarray(self.ground.xc_matrix),
         )
@@ -140,6 +141,16 @@ def test_ground_state_is_that_of_pyscf(water):
     )
     assert abs(float(labels.kinetic_error)) < 5e-4
     assert abs(float(labels.electron_error)) < 1e-4
+
+
+def test_density_fit_has_the_coulomb_potential_of_the_grid(molecule):
+    def deviation(density_fit):
+        problem = Problem(molecule("H2O"), "cc-pvdz", 3, "cc-pvdz", density_fit=density_fit)
+        values = problem.mol.eval_gto("GTOval_sph", np.asarray(problem.space.grid.points))
+        weighted = np.asarray(problem.space.grid.weights * problem.hartree)
+        return np.abs((values.T * weighted) @ values - problem.ground.hartree_matrix).max()
+
+    assert deviation(density_fit=True) < 5e-6 < deviation(density_fit=False)
 
 
 def test_labels_work_under_vmap(hydrogen):

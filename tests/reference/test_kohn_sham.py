@@ -30,6 +30,15 @@ def test_results_are_arrays_of_a_ground_state(molecule):
         assert type(value) is np.ndarray
 
 
+def test_density_fit_costs_a_hundredth_of_a_millihartree(molecule):
+    exact, fitted = (
+        kohn_sham(molecule("H2O"), "blyp", "cc-pvdz", density_fit=fit) for fit in (False, True)
+    )
+    assert 0 < abs(fitted.energy - exact.energy) < 1e-5
+    for name, value in exact.components.items():
+        assert fitted.components[name] == pytest.approx(value, abs=1e-4)
+
+
 def test_second_order_method_takes_over_when_diis_fails(molecule, monkeypatch):
     exact = kohn_sham(molecule("LiH"), "blyp", "cc-pvdz").energy
     used = []

@@ -64,6 +64,7 @@ def save_functional(functional: LearnedFunctional, folder: str | Path) -> None:
         temporary.chmod(0o755)
         np.savez(temporary / ARRAYS, **arrays)  # type: ignore[arg-type]
         content["sha256"] = _checksum(temporary / ARRAYS)
+        content["fingerprint"] = _fingerprint(content, arrays)
         text = json.dumps(content, indent=2, ensure_ascii=False)
         (temporary / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
         _put_in_place(temporary, folder)
@@ -115,7 +116,9 @@ def read_functional(folder: str | Path) -> LearnedFunctional:
         provenance = Provenance(str(content["name"]), details)
         with np.load(path) as stored:
             arrays = {name: stored[name] for name in stored.files}
-        expected = _expected_arrays(network, moments, filters)
+        known = content.get("fingerprint") == _fingerprint(content, arrays)
+        layers = _named_arrays(arrays, "[0]['interactions']") if known else None
+        expected = _expected_arrays(network, moments, filters, layers)
         params, coefficients, domain = _unflatten(expected, arrays)
         return LearnedFunctional(network, params, moments, coefficients, provenance, domain)
     except InputError as error:
@@ -174,12 +177,15 @@ def _flatten(tree: Any) -> dict[str, Any]:
 
 
 def _expected_arrays(
-    network: NetworkConfig | None, moments: MomentConfig | None, filters: Filters | None
+    network: NetworkConfig | None,
+    moments: MomentConfig | None,
+    filters: Filters | None,
+    layers: dict[str, Any] | None,
 ) -> Any:
     """Shapes and types of the arrays that belong to a configuration."""
     params = None
     if network is not None:
-        params = KineticNet(network).shapes()
+        params = KineticNet(network).shapes(layers)
     coefficients = None
     if moments is not None:
         coefficients = jax.ShapeDtypeStruct((len(moments.names),), np.float64)
@@ -189,6 +195,29 @@ def _expected_arrays(
         assert config is not None
         domain = Domain.empty(filters, config.elements)
     return params, coefficients, domain
+
+
+def _fingerprint(content: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
+    """Of a configuration and the shapes that were right for it when the functional was written.
+
+    As long as it is the same, message passing layers need not be traced to know that they are.
+    """
+    configuration = [content.get(key) for key in ("network", "moments", "domain")]
+    shapes = sorted((name, array.shape) for name, array in arrays.items())
+    return hashlib.sha256(json.dumps([configuration, shapes]).encode()).hexdigest()
+
+
+def _named_arrays(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, Any]:
+    """Arrays with names like `prefix['a']['b']` as nested dictionaries."""
+    tree: dict[str, Any] = {}
+    for name, array in arrays.items():
+        if name.startswith(prefix):
+            *branches, leaf = name[len(prefix) + 2 : -2].split("']['")
+            branch = tree
+            for key in branches:
+                branch = branch.setdefault(key, {})
+            branch[leaf] = array
+    return tree
 
 
 def _unflatten(expected: Any, arrays: dict[str, np.ndarray]) -> Any:

@@ -108,12 +108,17 @@ class KineticNet:
         """
         return _init(self.config, key)
 
-    def shapes(self) -> Params:
-        """Shapes and types of the parameters, in the time it takes to trace one layer of many."""
+    def shapes(self, layers: Params | None = None) -> Params:
+        """Shapes and types of the parameters.
+
+        Args:
+            layers: those of the message passing layers, if they are known; to find them out takes
+                a second, in which one layer of many is traced.
+        """
         config, key = self.config, jax.random.key(0)
         params = jax.eval_shape(partial(_init_rest, config), key)
-        params["interactions"] = {}
-        if config.interactions > 0:
+        params["interactions"] = {} if layers is None else layers
+        if layers is None and config.interactions > 0:
             layer = jax.eval_shape(Interaction(*_sizes(config)).init, key, *_example(config))
             params["interactions"]["params"] = {
                 LAYERS: jax.tree.map(

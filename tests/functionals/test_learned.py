@@ -224,6 +224,26 @@ def test_damaged_and_mismatched_files_are_refused(message, saved, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_layers_are_traced_only_if_configuration_or_arrays_changed(tmp_path, monkeypatch):
+    save_functional(network(interactions=1), tmp_path / "mine")
+    traced, shapes = [], KineticNet.shapes
+
+    def counted(self, layers):
+        traced.append(layers is None)
+        return shapes(self, layers)
+
+    monkeypatch.setattr(KineticNet, "shapes", counted)
+    read_functional(tmp_path / "mine")
+    with np.load(tmp_path / "mine" / storage.ARRAYS) as stored:
+        arrays = dict(stored)
+    *_, layer = (name for name in arrays if "interactions" in name)
+    np.savez(tmp_path / "mine" / storage.ARRAYS, **arrays | {layer: arrays[layer][..., :1]})
+    change(tmp_path / "mine", sha256=storage._checksum(tmp_path / "mine" / storage.ARRAYS))
+    with pytest.raises(InputError, match="another configuration: .*interactions.* has shape"):
+        read_functional(tmp_path / "mine")
+    assert traced == [False, True]
+
+
 def test_a_folder_with_something_else_is_kept(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter").write_text("1")

@@ -239,7 +239,7 @@ def test_layers_are_traced_only_if_configuration_or_arrays_changed(tmp_path, mon
     *_, layer = (name for name in arrays if "interactions" in name)
     np.savez(tmp_path / "mine" / storage.ARRAYS, **arrays | {layer: arrays[layer][..., :1]})
     change(tmp_path / "mine", sha256=storage._checksum(tmp_path / "mine" / storage.ARRAYS))
-    with pytest.raises(InputError, match="another configuration: .*interactions.* has shape"):
+    with pytest.raises(InputError, match=r"another configuration: .*interactions.* has shape"):
         read_functional(tmp_path / "mine")
     assert traced == [False, True]
 

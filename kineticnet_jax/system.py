@@ -136,8 +136,8 @@ def prepare(
         basis: orbital basis of references and guesses: a name PySCF knows, "unc-" in front for its
             uncontracted form.
         density_basis: basis of √n: "reference" (the orbital basis itself), "even-tempered", or any
-            basis name; by default "reference" for two electrons, where the von Weizsäcker
-            functional is then exact, and "even-tempered" for more.
+            basis name, see `reference.build_mole`; by default "reference" for two electrons, where
+            the von Weizsäcker functional is then exact, and "even-tempered" for more.
         grid_level: 0 (coarse) to 5 (fine); level 2 is the least for energies.
         dtype: precision on the grid; by default float64 if JAX has it enabled, else float32.
         external_field: uniform electric field in hartree/(e bohr), see `in_field`.

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import kineticnet_jax as kn
+from kineticnet_jax import reference
 from kineticnet_jax.errors import InputError
+from kineticnet_jax.quadrature import integrate
 from kineticnet_jax.system import cast
 
 
@@ -38,6 +40,24 @@ def test_default_density_basis_depends_on_the_number_of_electrons(molecule):
     assert kn.prepare(molecule("LiH"), grid_level=0).density_basis.name == "even-tempered"
 
 
+@pytest.mark.parametrize(
+    ("atoms", "basis", "largest"),
+    [
+        ("Li 0 0 0\nH 0 0 1.22", "even-tempered-1.8", 2.5e-3),
+        # 1.1 % without f functions.
+        ("H 0 0 0\nH 1 0 0\nH 0 1.6 0\nH 1 1.6 0", "even-tempered-f", 5e-3),
+    ],
+)
+def test_even_tempered_bases_hold_short_distances(atoms, basis, largest):
+    molecule = kn.Molecule.from_string(f"{len(atoms.splitlines())}\n\n{atoms}")
+    ground_state = reference.kohn_sham(molecule, "blyp", "unc-cc-pvtz", 1)
+    system = kn.prepare(molecule, "unc-cc-pvtz", basis, grid_level=1)
+    exact = kn.OrbitalDensity.from_kohn_sham(ground_state)
+    fitted = kn.fit_sqrt_density(system, exact)
+    difference = jnp.abs(fitted.on_grid(system).n - exact.on_grid(system).n)
+    assert float(integrate(system.grid.weights, difference)) / 4 < largest
+
+
 def test_dropped_combinations_keep_the_shape(molecule):
     # Two hydrogen atoms this close are nearly dependent in an even-tempered basis.
     close = kn.Molecule.from_string("2\n\nH 0 0 0\nH 0 0 0.3")
@@ -54,6 +74,7 @@ def test_dropped_combinations_keep_the_shape(molecule):
     [
         ({"basis": "cc-pvdx"}, "unknown basis 'cc-pvdx': did you mean 'cc-pvdz'?"),
         ({"density_basis": "even-tmpered"}, "did you mean 'even-tempered'?"),
+        ({"density_basis": "even-tempered-2-g"}, "unknown basis 'even-tempered-2-g'"),
         ({"density_basis": "even-tempered-9"}, "ratio of an even-tempered basis must be 1.2 to 4"),
         ({"grid_level": 6}, "grid level must be 0 to 5"),
         ({"dtype": "float16"}, "unknown dtype 'float16'"),

@@ -51,8 +51,7 @@ def main() -> None:
     out.mkdir(exist_ok=True, parents=True)
     config = load_config(HERE / f"{options.molecule}.toml")
     data = out / "data.h5"
-    if not data.exists():
-        generate(config, data)
+    generate(config, data)
     dataset = kn.Dataset(data)
 
     functional, without = out / "functional", out / "without-cuts"

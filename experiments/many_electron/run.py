@@ -19,7 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import jax
 
 import kineticnet_jax as kn
-from kineticnet_jax.data.config import DataConfig, load_config
+from kineticnet_jax.data.config import load_config
 from kineticnet_jax.data.run import generate
 from kineticnet_jax.evaluate import (
     GUESSES,
@@ -61,14 +61,15 @@ def main() -> None:
     test_config = load_config(HERE / "test" / f"{options.rung}.toml")
     if options.test_seed is not None:
         test_config = dataclasses.replace(test_config, seed=options.test_seed)
-    test = _made(test_config, out / f"test-{test_config.seed}.h5")
+    generate(test_config, out / f"test-{test_config.seed}.h5")
+    test = kn.Dataset(out / f"test-{test_config.seed}.h5")
     if options.functional is None:
-        dataset = _made(load_config(HERE / f"{options.rung}.toml"), out / "data.h5")
+        generate(load_config(HERE / f"{options.rung}.toml"), out / "data.h5")
     seconds["data"] = time.perf_counter() - start
 
     start = time.perf_counter()
     if options.functional is None:
-        functional: kn.Functional = _trained(options.rung, dataset, out)
+        functional: kn.Functional = _trained(options.rung, kn.Dataset(out / "data.h5"), out)
     else:
         functional = kn.load_functional(options.functional)
     seconds["training"] = time.perf_counter() - start
@@ -89,13 +90,6 @@ def main() -> None:
     write_json(out / "seconds.json", seconds)
     print(f"report in {out / 'report.md'}")
     print(", ".join(f"{key} {value:.0f} s" for key, value in seconds.items()))
-
-
-def _made(config: DataConfig, path: Path) -> kn.Dataset:
-    """The data of a configuration, which are made if they are not there yet."""
-    if not path.exists():
-        generate(config, path)
-    return kn.Dataset(path)
 
 
 def _trained(rung: str, dataset: kn.Dataset, out: Path) -> kn.Functional:

@@ -83,8 +83,7 @@ def main() -> None:
     # Most trainings differ in their data or numbers only, not in their programs.
     jax.config.update("jax_compilation_cache_dir", str(options.out / "compiled"))
     smooth = options.out / "smooth.h5"
-    if not smooth.exists():
-        generate(smooth_only(load_config(CONFIGS / "two-electron.toml")), smooth)
+    generate(smooth_only(load_config(CONFIGS / "two-electron.toml")), smooth)
     base = load_train_config(HERE / "train.toml")
     families = {name: (count + 1) // 2 for name, count in base.families.items()}
     base = dataclasses.replace(base, steps=options.steps, families=families)

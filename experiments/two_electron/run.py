@@ -75,7 +75,7 @@ def main() -> None:
 
     start = time.perf_counter()
     test_data = options.out / f"test-{test_config.seed}.h5"
-    made_now(test_config, test_data, workers)
+    generate(test_config, test_data, workers)
     seconds = {"data": time.perf_counter() - start, "training": 0.0}
     functional, name = options.functional, "two-electron"
     if functional is None:
@@ -121,12 +121,6 @@ def main() -> None:
     )
 
 
-def made_now(config: DataConfig, path: Path, workers: int | None) -> None:
-    """Makes a data set that is not there yet."""
-    if not path.exists():
-        generate(config, path, workers)
-
-
 def trained(options: argparse.Namespace, workers: int | None, seconds: dict[str, float]) -> Path:
     """The folder of the best functional; its times are added to `seconds`."""
     data_config = load_config(CONFIGS / "two-electron.toml")
@@ -135,7 +129,7 @@ def trained(options: argparse.Namespace, workers: int | None, seconds: dict[str,
         data_config, config = _smaller(data_config), _smaller_training(config)
     begin = time.perf_counter()
     data, run = options.out / "train.h5", options.out / "train"
-    made_now(data_config, data, workers)
+    generate(data_config, data, workers)
     seconds["data"] += time.perf_counter() - begin
     begin = time.perf_counter()
     train(config, kn.Dataset(data), run, _show, options.devices)

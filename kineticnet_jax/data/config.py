@@ -233,6 +233,8 @@ class DataConfig:
             raise InputError("potentials_per_geometry must not be negative")
         if self.potentials_per_geometry == 0 and any(one.visited for one in self.families):
             raise InputError("visited densities need potentials_per_geometry of at least 1")
+        if self.mode == "self-consistent" and any(one.visited for one in self.families):
+            raise InputError("visited densities have potentials of their own: set mode to one-shot")
         if self.potentials_per_geometry and not sum(kind.weight for kind in self.potentials) > 0:
             raise InputError("at least one of the potentials must have a positive weight")
         if self.xc not in XC_FUNCTIONALS:

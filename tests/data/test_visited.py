@@ -114,3 +114,8 @@ def test_functionals_that_cannot_be_used_are_refused_at_once(tmp_path, visited, 
 def test_visited_densities_need_a_number():
     with pytest.raises(InputError, match="potentials_per_geometry of at least 1"):
         dataclasses.replace(CONFIG, potentials_per_geometry=0).check()
+
+
+def test_visited_densities_have_potentials_of_their_own():
+    with pytest.raises(InputError, match="set mode to one-shot"):
+        dataclasses.replace(CONFIG, mode="self-consistent").check()

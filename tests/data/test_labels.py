@@ -296,10 +296,10 @@ def test_a_potential_in_which_kohn_sham_does_not_converge_is_rejected(monkeypatc
 
     solve = reference.kohn_sham
 
-    def only_unperturbed(*arguments, perturbation=None):
+    def only_unperturbed(*arguments, perturbation=None, **options):
         if perturbation is not None:
             raise ConvergenceError("no")
-        return solve(*arguments)
+        return solve(*arguments, **options)
 
     monkeypatch.setattr(generate.reference, "kohn_sham", only_unperturbed)
     config = DataConfig(

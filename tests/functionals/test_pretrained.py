@@ -69,7 +69,7 @@ def test_optimized_density_is_that_of_kohn_sham(functional):
 def test_density_of_four_electrons_is_that_of_kohn_sham():
     one = kn.Molecule.from_string("2\n\nLi 0.1 0 0\nH 0.9 1.1 0.7\n")
     basis = "even-tempered-2.2"
-    system = kn.prepare(one, basis, "even-tempered-1.8", grid_level=2)
+    system = kn.prepare(one, basis, "even-tempered-1.8-f", grid_level=2)
     exact = reference.kohn_sham(one, "blyp", basis, grid_level=2)
     solution = kn.optimize_density(system, "four-electron", "blyp")
     assert solution.converged

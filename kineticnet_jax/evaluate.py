@@ -291,7 +291,7 @@ def optimization_errors(
         InputError: for an element a functional cannot be used for.
         ConvergenceError: if a reference does not converge.
     """
-    from kineticnet_jax import reference
+    from kineticnet_jax.data.generate import ground_state
 
     config = dataset.config
     rows: dict[str, list[tuple]] = {name: [] for name in functionals}
@@ -299,7 +299,7 @@ def optimization_errors(
         for done, (geometry, _, record) in enumerate(_family_by_family(dataset), 1):
             molecule = dataset.molecule(geometry)
             system = prepare(molecule, config.basis, config.density_basis, grid_level)
-            exact = reference.kohn_sham(molecule, config.xc, config.basis, grid_level)
+            exact = ground_state(config, molecule, grid_level)
             density = OrbitalDensity.from_kohn_sham(exact).on_grid(system).n
             starts = [initial_density(system, guess, seed) for guess, seed in guesses]
             for name, functional in functionals.items():
@@ -395,10 +395,10 @@ def kohn_sham_density(dataset: Dataset, geometry: int) -> tuple[System, SqrtDens
     Raises:
         ConvergenceError: if the Kohn-Sham equations do not converge.
     """
-    from kineticnet_jax import reference
+    from kineticnet_jax.data.generate import ground_state
 
     config, molecule = dataset.config, dataset.molecule(geometry)
     with jax.enable_x64(True):
         system = prepare(molecule, config.basis, config.density_basis, config.grid_level)
-        exact = reference.kohn_sham(molecule, config.xc, config.basis, config.grid_level)
+        exact = ground_state(config, molecule)
         return system, fit_sqrt_density(system, OrbitalDensity.from_kohn_sham(exact))

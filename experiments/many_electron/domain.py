@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 import kineticnet_jax as kn
+from kineticnet_jax.data.generate import ground_state
 from kineticnet_jax.functionals.domain import Domain
 from kineticnet_jax.optimize import UNFAMILIAR
 
@@ -54,7 +55,7 @@ def other_distances(
     for scale in SCALES:
         scaled = kn.Molecule(molecule.charges, scale * molecule.positions, molecule.charge)
         system = kn.prepare(scaled, config.basis, config.density_basis, config.grid_level)
-        exact = kn.reference.kohn_sham(scaled, config.xc, config.basis)
+        exact = ground_state(config, scaled)
         found.append(largest(system, kn.OrbitalDensity.from_kohn_sham(exact)))
     system = kn.prepare(molecule, config.basis, config.density_basis, config.grid_level)
     found.append(largest(system, kn.optimize_density(system, "vw", config.xc).density))

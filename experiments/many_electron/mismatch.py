@@ -16,13 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 
 import kineticnet_jax as kn
-from kineticnet_jax import reference
 from kineticnet_jax.data.config import DataConfig, load_config
+from kineticnet_jax.data.generate import ground_state
 from kineticnet_jax.data.geometries import draw_geometries
 from kineticnet_jax.functionals.kinetic import von_weizsaecker
 from kineticnet_jax.quadrature import integrate
 
 HERE = Path(__file__).parent
+
+GRID_LEVEL = 3
+"""One above that of the labels."""
 
 
 @partial(
@@ -78,8 +81,8 @@ class Linearized:
 
 def mismatch(molecule: kn.Molecule, config: DataConfig) -> tuple[float, float]:
     """Minimum of the linearised energy minus the Kohn-Sham energy (Ha), and ∫|Δn| dr/N."""
-    system = kn.prepare(molecule, config.basis, config.density_basis)
-    exact = reference.kohn_sham(molecule, config.xc, config.basis)
+    system = kn.prepare(molecule, config.basis, config.density_basis, GRID_LEVEL)
+    exact = ground_state(config, molecule, GRID_LEVEL)
     density = kn.OrbitalDensity.from_kohn_sham(exact)
     on_grid = density.on_grid(system)
     functional = Linearized.exact(system, config.xc, on_grid, exact.components["kinetic"])

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import kineticnet_jax as kn
-from kineticnet_jax import reference
+from kineticnet_jax.data.generate import ground_state
 from kineticnet_jax.evaluate import GUESSES
 from kineticnet_jax.functionals.kinetic import von_weizsaecker
 from kineticnet_jax.quadrature import integrate
@@ -106,7 +106,7 @@ def outcomes(
     """Converged, E - E_KS (mHa), ∫|Δn| dr/N and steps of each run, by what keeps it in place."""
     config, molecule = dataset.config, dataset.molecule(geometry)
     system = kn.prepare(molecule, config.basis, config.density_basis, config.grid_level)
-    exact = reference.kohn_sham(molecule, config.xc, config.basis, config.grid_level)
+    exact = ground_state(config, molecule)
     density = kn.OrbitalDensity.from_kohn_sham(exact).on_grid(system).n
     starts = [kn.initial_density(system, guess, seed) for guess, seed in guesses]
     found: dict[str, list[tuple[bool, float, float, int]]] = {}

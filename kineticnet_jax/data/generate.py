@@ -133,6 +133,28 @@ def draw_perturbations(config: DataConfig, space: OneElectronSpace, seed: int) -
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, drawn)
 
 
+def ground_state(
+    config: DataConfig, molecule: Molecule, grid_level: int | None = None
+) -> reference.KohnSham:
+    """The Kohn-Sham ground state of a molecule, solved like those of a data set.
+
+    Args:
+        config: of the data set.
+        molecule: any molecule.
+        grid_level: another one than that of the data set.
+
+    Raises:
+        ConvergenceError: if the Kohn-Sham equations do not converge.
+    """
+    return reference.kohn_sham(
+        molecule,
+        config.xc,
+        config.basis,
+        config.grid_level if grid_level is None else grid_level,
+        density_fit=config.density_fit,
+    )
+
+
 def generate_geometry(config: DataConfig, task: GeometryTask) -> GeometryRecord:
     """Computes one geometry of a data set.
 
@@ -153,9 +175,7 @@ def generate_geometry(config: DataConfig, task: GeometryTask) -> GeometryRecord:
 def _generate(config: DataConfig, task: GeometryTask) -> GeometryRecord:
     molecule = task.molecule
     density_basis = density_basis_name(molecule, config.basis, config.density_basis)
-    ground = reference.kohn_sham(
-        molecule, config.xc, config.basis, config.grid_level, density_fit=config.density_fit
-    )
+    ground = ground_state(config, molecule)
     space = one_electron_space(molecule, config.basis, density_basis, config.grid_level)
     (family,) = (one for one in config.families if one.name == task.family)
     perturbations = draw_perturbations(config, space, task.seed)

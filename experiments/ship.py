@@ -37,8 +37,8 @@ CARD = """# {name}
     kineticnet optimize {molecule}.xyz --functional {name} --reference
 
 - Network: {parameters:,} parameters, target "{target}", input "{inputs}".
-- Trained on: {families}; {xc}/{basis}; ground states and random external potentials, {steps}
-  steps{before}.
+- Trained on: {families}; {xc}/{basis}; ground states and random external potentials.
+  {steps}.
 - Made by: `{command}`, commit {commit},
   seed {seed}; the data follow from their configuration and seed, which are in `functional.json`.
 
@@ -113,7 +113,7 @@ ORIGINS = {
         "lih",
         "python experiments/many_electron/run.py four-electron",
         "many_electron/test/four-electron.toml",
-        "stage-1",
+        "stage-3",
         "four",
     ),
 }
@@ -152,7 +152,11 @@ def card(
     training = json.loads(details["training"])
     tested = load_config(HERE / origin.tested)
     own = errors["runs"][functional.name]["guess"]
-    begin = f" from the functional in `{training['start']}` on" if training["start"] else ""
+    steps = details["steps"]
+    if "steps before" in details:
+        steps += f" steps after {details['steps before']} with other settings (the latest first)"
+    else:
+        steps += " steps"
     return CARD.format(
         name=functional.name,
         about=origin.about,
@@ -167,8 +171,7 @@ def card(
         basis=details["basis"],
         density_basis=details["density basis"] or details["basis"],
         domain="\n".join(domain(family) for family in tested.families),
-        steps=details["steps"],
-        before=begin,
+        steps=steps,
         commit=commit,
         seed=training["seed"],
         fixed="\n".join(markdown_table(FIXED_HEADS, errors["fixed_densities"])),

@@ -161,14 +161,20 @@ class _Run:
                 )
 
     def _provenance(self, start: LearnedFunctional | None) -> Provenance:
-        config = self.config
+        """Of the training, and of all before it with the latest first.
+
+        Where a functional lies on this machine is nobody else's business: its name is kept.
+        """
+        config = self.config if start is None else replace(self.config, start=start.name)
         details = self.dataset.conditions(tuple(self.counts)) | {
             "training": config.to_json(),
             "version": metadata.version("kineticnet-jax"),
         }
         if start is not None:
             before = dict(start.provenance.details)
-            details |= {f"{key} before": before.get(key, "") for key in ("training", "steps")}
+            for key, separator in (("training", "\n"), ("steps", ", ")):
+                chain = (before.get(name, "") for name in (key, f"{key} before"))
+                details[f"{key} before"] = separator.join(part for part in chain if part)
         return Provenance(config.name, tuple(details.items()))
 
     def _start(self) -> LearnedFunctional | None:

@@ -199,14 +199,19 @@ def test_a_run_learns_and_can_be_used(run, data):
 
 
 def test_a_training_may_start_from_a_functional(run, data, tmp_path):
-    still = OptimizerSettings(learning_rate=1e-9)
-    config = dataclasses.replace(CONFIG, steps=2, start=str(run / BEST), optimizer=still)
-    found = train(config, kn.Dataset(data), tmp_path / "run")
     first = kn.load_functional(run / BEST)
+    earlier = (*first.provenance.details, ("training before", "{}"), ("steps before", "7"))
+    provenance = dataclasses.replace(first.provenance, details=earlier)
+    save_functional(dataclasses.replace(first, provenance=provenance), tmp_path / "start")
+    still = OptimizerSettings(learning_rate=1e-9)
+    start = str(tmp_path / "start")
+    config = dataclasses.replace(CONFIG, steps=2, start=start, optimizer=still)
+    found = train(config, kn.Dataset(data), tmp_path / "run")
     chex.assert_trees_all_close(found.params, first.params, atol=1e-6)
     before, after = (dict(one.provenance.details) for one in (first, found))
-    assert after["training before"] == before["training"]
-    assert after["steps before"] == before["steps"]
+    assert after["training before"] == before["training"] + "\n{}"
+    assert after["steps before"] == before["steps"] + ", 7"
+    assert json.loads(after["training"])["start"] == "tiny"
     wider = dataclasses.replace(config, network=dataclasses.replace(CONFIG.network, hidden=5))
     for bad, message in ((wider, "has not the network"), ("tf", "has not"), ("nn", "unknown")):
         bad = dataclasses.replace(config, start=bad) if isinstance(bad, str) else bad

@@ -145,45 +145,24 @@ def _flat(
     return values.reshape(len(values), -1)
 
 
-def scale_of_changes(
-    kinetic_eigenvalues: Float[Array, "functions"], kappa: float = KAPPA, displacement: float = 0.0
-) -> Float[Array, "functions"]:
-    """What changes of ψ are multiplied by so that the squares of residuals along them are a cost.
-
-    With residuals r_k of dT/dx the sum is ¼ Σ_k r_k² / (t_k + κ) · (1 + c / (t_k + κ)): the energy
-    that an optimizer would wrongly gain where second derivatives are 2 (t_k + κ), and c ∫(δψ)² dr
-    of its change δψ.
-
-    Args:
-        kinetic_eigenvalues: t_k in hartree.
-        kappa: κ in hartree.
-        displacement: c in hartree.
-    """
-    stiffness = kinetic_eigenvalues + kappa
-    return jnp.sqrt(1 + displacement / stiffness) / (2 * jnp.sqrt(stiffness))
-
-
 def preconditioned_changes(
     space: OneElectronSpace,
     x: Float[Array, "functions"],
     directions: Float[Array, "directions functions"],
     kappa: float = KAPPA,
-    displacement: float = 0.0,
 ) -> Float[Array, "directions functions"]:
     """Changes of ψ at constant N, as coefficients d of the orthonormal functions u_k.
 
-    δψ = Σ_k d_k u_k with those of a direction scaled by `scale_of_changes`: summed over all
-    orthonormal directions, the squares of residuals are the residual as an energy
-    (`residual_energy`) if nothing else is asked for.
+    δψ = Σ_k d_k u_k with those of a direction divided by 2 (t_k + κ)^½: summed over all orthonormal
+    directions, the squares of residuals are the residual as an energy (`residual_energy`).
 
     Args:
         space: molecule and basis of √n.
         x: coefficients of ψ.
         directions: coefficients that are scaled.
         kappa: κ in hartree.
-        displacement: c in hartree.
     """
-    scaled = directions * scale_of_changes(space.density.kinetic_eigenvalues, kappa, displacement)
+    scaled = directions / (2 * jnp.sqrt(space.density.kinetic_eigenvalues + kappa))
     return scaled - jnp.outer(scaled @ x, x) / jnp.vdot(x, x)
 
 

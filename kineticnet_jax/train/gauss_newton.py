@@ -24,7 +24,6 @@ from kineticnet_jax.data.spaces import (
     expand_in_functions,
     overlaps_with_functions,
     preconditioned_changes,
-    scale_of_changes,
 )
 from kineticnet_jax.density import KAPPA
 from kineticnet_jax.errors import InputError
@@ -49,9 +48,7 @@ class GaussNewtonSettings:
         collective: share of the samples whose directions are collective, see
             `collective_changes`, and those of the other samples orthogonal to them; with 0 all
             directions are alike. The expectation of the loss is the same.
-        kappa: κ in hartree, see `scale_of_changes`.
-        displacement: c in hartree, see there. Along smooth changes an error of the potential costs
-            hardly any energy, but takes the density far from where it should be.
+        kappa: κ in hartree, see `preconditioned_changes`.
         robust: error of an energy in mHa, and square root of one of a potential, from which on
             errors count less. A small one is for densities as most of them are, a large one for
             the few that are unlike the others.
@@ -63,7 +60,6 @@ class GaussNewtonSettings:
     directions: int = 2
     collective: float = 0.0
     kappa: float = KAPPA
-    displacement: float = 0.0
     robust: float = 10.0
     damping: float = 1e-5
     momentum: float = 0.95
@@ -82,10 +78,6 @@ class GaussNewtonSettings:
             raise InputError("collective directions are drawn one at a time: set directions to 1")
         if not 0 < self.kappa < math.inf:
             raise InputError(f"kappa must be positive and finite, but is {self.kappa:g}")
-        if not 0 <= self.displacement < math.inf:
-            raise InputError(
-                f"displacement must be finite and not negative, but is {self.displacement:g}"
-            )
         if not self.robust > 0:
             raise InputError(f"robust must be positive, but is {self.robust:g}")
         if not self.damping > 0:
@@ -108,7 +100,7 @@ class Residuals:
         tau: a random projection of the error of the kinetic energy density; the mean of its square
             is ∫(Δτ)²/τ₀ dr in mHa with τ₀ = τ_TF + ½n.
         potential: errors of δT_s/δn along random directions; the mean of their squares' sum is
-            what the error costs (`scale_of_changes`) in mHa.
+            the error as an energy (`residual_energy`, with κ of the settings) in mHa.
         jacobian: derivatives by the parameters of those numbers that have a weight, in this order.
     """
 
@@ -211,7 +203,7 @@ def _directions(
     drawn = jax.random.normal(key, (samples, functions, count), float)
     square: Any = functions / count
     if settings.collective > 0:
-        block = collective_changes(site, targets, settings.kappa, settings.displacement)
+        block = collective_changes(site, targets, settings.kappa)
         dimension = jnp.sum(block**2, axis=(1, 2), keepdims=True)
         shape = (samples, 1, 1)
         chosen = jax.random.bernoulli(jax.random.fold_in(key, 1), settings.collective, shape)
@@ -221,17 +213,12 @@ def _directions(
         square = jnp.where(chosen, dimension, functions - dimension) / (count * share)
     orthonormal, _ = jnp.linalg.qr(drawn)
     rows = jnp.swapaxes(orthonormal, 1, 2) * jnp.sqrt(square)
-
-    def changes(
-        x: Float[Array, "functions"], rows: Float[Array, "count functions"]
-    ) -> Float[Array, "count functions"]:
-        return preconditioned_changes(site.space, x, rows, settings.kappa, settings.displacement)
-
-    return jax.vmap(changes)(targets.x, rows)
+    scale = partial(preconditioned_changes, site.space, kappa=settings.kappa)
+    return jax.vmap(scale)(targets.x, rows)
 
 
 def collective_changes(
-    site: Site, targets: Targets, kappa: float = KAPPA, displacement: float = 0.0
+    site: Site, targets: Targets, kappa: float = KAPPA
 ) -> Float[Array, "samples functions changes"]:
     """Orthonormal directions in which electrons move together.
 
@@ -245,7 +232,6 @@ def collective_changes(
         site: the geometry.
         targets: densities, with a leading axis.
         kappa: κ in hartree with which directions are scaled.
-        displacement: c in hartree with which they are.
 
     Returns:
         Directions as `preconditioned_changes` takes them.
@@ -257,18 +243,18 @@ def collective_changes(
     forms = jnp.concatenate(powers, axis=-1)
     forms *= jax.nn.softmax(-lengths, axis=1)
     forms = forms.reshape(len(forms), -1)
-    scale = scale_of_changes(space.density.kinetic_eigenvalues, kappa, displacement)
+    roots = jnp.sqrt(space.density.kinetic_eigenvalues + kappa)
     weighted = (space.grid.weights * targets.psi).T
     columns = weighted[:, :, None] * forms[:, None]
     overlaps = overlaps_with_functions(space, columns.reshape(len(forms), -1))
-    overlaps = overlaps.reshape(len(scale), len(targets.psi), -1)
+    overlaps = overlaps.reshape(len(roots), len(targets.psi), -1)
 
     def of_sample(
         x: Float[Array, "functions"], columns: Float[Array, "functions forms"]
     ) -> Float[Array, "functions changes"]:
-        columns /= scale[:, None]
+        columns *= roots[:, None]
         # ψ itself, which would change N, is in the space as well.
-        along = x / scale
+        along = x * roots
         columns -= jnp.outer(along, along @ columns) / jnp.vdot(along, along)
         norms = jnp.linalg.norm(columns, axis=0)
         columns /= jnp.maximum(norms, DEPENDENT * jnp.max(norms))

@@ -113,7 +113,7 @@ ORIGINS = {
         "lih",
         "python experiments/many_electron/run.py four-electron",
         "many_electron/test/four-electron.toml",
-        "stage-3",
+        "stage-2",
         "four",
     ),
 }

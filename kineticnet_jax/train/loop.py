@@ -221,7 +221,11 @@ class _Run:
             samples = np.array(
                 [
                     self.training.choose_samples(
-                        random, int(g), count_of_each, self.emphasis.weights
+                        random,
+                        int(g),
+                        count_of_each,
+                        self.emphasis.weights,
+                        self.config.ground_states,
                     )
                     for g in chosen
                 ]

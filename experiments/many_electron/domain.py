@@ -1,6 +1,6 @@
 """How well a functional knows what it was trained on: distances of densities from the training.
 
-Run `python experiments/many_electron/domain.py four-electron/test-3.h5 four-electron` after `run.py
+Run `python experiments/many_electron/domain.py four-electron/test-4.h5 four-electron` after `run.py
 four-electron`, or with the folder of another functional; it prints a Markdown table. Distances of
 the test samples, then the largest over the atoms for Kohn-Sham densities of one test geometry,
 stretched and compressed, and for the density that has no Pauli repulsion. Then those of densities

@@ -1,6 +1,6 @@
 """What keeps density optimizations where a functional is good: several ways side by side.
 
-Run `python experiments/many_electron/stability.py four-electron/test-3.h5 FUNCTIONAL [OTHER ...]`
+Run `python experiments/many_electron/stability.py four-electron/test-4.h5 FUNCTIONAL [OTHER ...]`
 after `run.py four-electron`; it prints a Markdown table. FUNCTIONAL is a name or a folder such as
 four-electron/stage-1/best, OTHER functionals of other trainings make an ensemble with it. Test
 geometries are optimized from every guess

@@ -109,7 +109,7 @@ ORIGINS = {
     "four-electron": Origin(
         "A learned functional of four electrons: the Pauli kinetic energy T_s - T_vW from the\n"
         "density alone, one network for an atom, a polar bond and two closed shells next to\n"
-        "each other. It is worst for two H2 closer than 1.6 Å and for He2 below 1.5 Å.",
+        "each other. Energies are worst for two H2 closer than 2 Å, densities for LiH.",
         "lih",
         "python experiments/many_electron/run.py four-electron",
         "many_electron/test/four-electron.toml",

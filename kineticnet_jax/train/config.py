@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 from kineticnet_jax.config import load
-from kineticnet_jax.data.dataset import GROUND_STATE_NAME
 from kineticnet_jax.errors import InputError, unknown_name
 from kineticnet_jax.functionals.base import Target
 from kineticnet_jax.grid import GRID_LEVELS
@@ -79,9 +78,6 @@ class TrainConfig:
             `geometries` of every family of the data.
         kinds: names of the kinds of external potentials that are used, "ground state" among them;
             by default all.
-        ground_states: whether the ground state without an external potential is always one of the
-            samples of a geometry, otherwise it is drawn as often as any other. It is what most
-            densities are optimized to.
         source: "stored" for the samples of the data set, "fresh" for new potentials in every step,
             with labels computed on the way.
         grid_stretch: largest factor by which the grid of a geometry is stretched or shrunk, anew in
@@ -114,7 +110,6 @@ class TrainConfig:
     at_a_time: int = 1
     families: dict[str, int] = field(default_factory=dict)
     kinds: tuple[str, ...] = ()
-    ground_states: bool = False
     source: Source = "stored"
     grid_stretch: float = 1.25
     emphasis: float = 0.0
@@ -174,15 +169,6 @@ class TrainConfig:
         if self.emphasis > 0 and self.source == "fresh":
             raise InputError(
                 "emphasis needs stored samples: set source to stored, or emphasis to 0"
-            )
-        if self.ground_states and self.source == "fresh":
-            raise InputError(
-                "ground_states need stored samples: set source to stored, or ground_states to false"
-            )
-        if self.ground_states and self.kinds and GROUND_STATE_NAME not in self.kinds:
-            raise InputError(
-                f"ground_states need '{GROUND_STATE_NAME}' among the kinds, but these are "
-                f"{', '.join(self.kinds)}"
             )
         for name, level in self.grid_levels.items():
             if level not in GRID_LEVELS:

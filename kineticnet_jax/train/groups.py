@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kineticnet_jax.basis import Basis
 from kineticnet_jax.data.config import Limits, PotentialKind
-from kineticnet_jax.data.dataset import GROUND_STATE_NAME, Dataset
+from kineticnet_jax.data.dataset import Dataset
 from kineticnet_jax.data.labels import KohnShamPotential, ground_state_labels, violations
 from kineticnet_jax.data.potentials import draw_perturbation
 from kineticnet_jax.data.spaces import FunctionSpace, OneElectronSpace, amplitude, sample_orbitals
@@ -270,8 +270,6 @@ class GroupReader:
     def __init__(self, dataset: Dataset, fresh: bool = False):
         self.dataset, self.fresh = dataset, fresh
         self.numbers = dict(dataset.by_geometry())
-        alone = dataset.select(kind=GROUND_STATE_NAME)
-        self.ground_states = {geometry: first for geometry, (first, *_) in alone.by_geometry()}
         self.families = {name: dataset.select(family=name).geometries for name in dataset.families}
         self._potentials: dict[int, KohnShamPotential] = {}
         self._records: dict[int, GeometryRecord] = {}
@@ -293,12 +291,7 @@ class GroupReader:
         return _choose(random, np.array(geometries), count, sums)
 
     def choose_samples(
-        self,
-        random: np.random.Generator,
-        geometry: int,
-        count: int,
-        weights: SampleWeights | None,
-        ground_state: bool = False,
+        self, random: np.random.Generator, geometry: int, count: int, weights: SampleWeights | None
     ) -> np.ndarray:
         """Numbers of some samples of a geometry, none of them twice if there are enough.
 
@@ -307,16 +300,9 @@ class GroupReader:
             geometry: its index.
             count: of samples.
             weights: of the samples.
-            ground_state: whether the first of them is the ground state, if there is one.
         """
-        numbers = np.array(self.numbers[geometry])
-        own = np.ones(len(numbers)) if weights is None else weights[geometry]
-        first = self.ground_states.get(geometry) if ground_state else None
-        others = numbers != first
-        if first is None or not others.any():
-            return _choose(random, numbers, count, None if weights is None else own)
-        rest = _choose(random, numbers[others], count - 1, own[others])
-        return np.concatenate([[first], rest])
+        own = None if weights is None else weights[geometry]
+        return _choose(random, np.array(self.numbers[geometry]), count, own)
 
     def read(
         self,

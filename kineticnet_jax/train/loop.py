@@ -221,11 +221,7 @@ class _Run:
             samples = np.array(
                 [
                     self.training.choose_samples(
-                        random,
-                        int(g),
-                        count_of_each,
-                        self.emphasis.weights,
-                        self.config.ground_states,
+                        random, int(g), count_of_each, self.emphasis.weights
                     )
                     for g in chosen
                 ]

@@ -154,23 +154,6 @@ def test_samples_with_large_errors_are_drawn_more_often(data):
     assert len(reader.choose_geometries(rng, "H2", count, None)) == count
 
 
-def test_the_ground_state_is_always_among_the_samples(data):
-    dataset = kn.Dataset(data).select("train", "H2")
-    reader, perturbed = GroupReader(dataset), GroupReader(dataset.select(kind="weak"))
-    one, rng = reader.families["H2"][0], np.random.default_rng(0)
-    (first,) = dict(dataset.select(kind="ground state").by_geometry())[one]
-    others = sorted(set(reader.numbers[one]) - {first})
-    uneven = {one: np.array([100.0, *np.arange(len(others))])}
-    for weights in (None, uneven):
-        drawn = [reader.choose_samples(rng, one, 2, weights, ground_state=True) for _ in range(500)]
-        assert {row[0] for row in drawn} == {first}
-        assert {row[1] for row in drawn} == set(others if weights is None else others[1:])
-    # Where there is none, as with potentials of one kind, nothing changes.
-    numbers = perturbed.numbers[one]
-    drawn = perturbed.choose_samples(rng, one, len(numbers), None, ground_state=True)
-    assert sorted(drawn) == numbers
-
-
 def test_another_grid_level(data):
     reader = GroupReader(kn.Dataset(data).select("train", "H2"))
     geometry = reader.dataset.geometries[0]
@@ -390,14 +373,6 @@ def test_damaged_checkpoint(run, data, tmp_path):
         ({"grid_levels": {"H3+": 2}}, "unknown family 'H3\\+'"),
         ({"families": {"H3+": 1}}, "unknown family 'H3\\+'"),
         ({"families": {"H2": 0}}, "geometries of families must be positive"),
-        (
-            {"ground_states": True, "source": "fresh", "emphasis": 0.0},
-            "ground_states need stored samples",
-        ),
-        (
-            {"ground_states": True, "kinds": ("weak",)},
-            "ground_states need 'ground state' among the kinds, but these are weak",
-        ),
         ({"kinds": ("none",)}, "unknown kind of potential 'none'"),
         ({"network": NetworkChoice("large")}, "unknown network size 'large'"),
         ({"network": NetworkChoice("tiny", hidden=0)}, "hidden must be at least 1"),

@@ -134,7 +134,10 @@ def draw_perturbations(config: DataConfig, space: OneElectronSpace, seed: int) -
 
 
 def ground_state(
-    config: DataConfig, molecule: Molecule, grid_level: int | None = None
+    config: DataConfig,
+    molecule: Molecule,
+    grid_level: int | None = None,
+    perturbation: Float[np.ndarray, "functions functions"] | None = None,
 ) -> reference.KohnSham:
     """The Kohn-Sham ground state of a molecule, solved like those of a data set.
 
@@ -142,6 +145,7 @@ def ground_state(
         config: of the data set.
         molecule: any molecule.
         grid_level: another one than that of the data set.
+        perturbation: matrix of an external potential beside that of the nuclei, in hartree.
 
     Raises:
         ConvergenceError: if the Kohn-Sham equations do not converge.
@@ -151,6 +155,7 @@ def ground_state(
         config.xc,
         config.basis,
         config.grid_level if grid_level is None else grid_level,
+        perturbation=perturbation,
         density_fit=config.density_fit,
     )
 
@@ -255,14 +260,7 @@ def _self_consistent(
     solutions, converged = [ground], [True]
     for matrix in matrices[1:]:
         try:
-            solution = reference.kohn_sham(
-                molecule,
-                config.xc,
-                config.basis,
-                config.grid_level,
-                perturbation=matrix,
-                density_fit=config.density_fit,
-            )
+            solution = ground_state(config, molecule, perturbation=matrix)
         except ConvergenceError:
             solution = None
         solutions.append(solution or ground)

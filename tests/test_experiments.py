@@ -5,6 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from kineticnet_jax.data.config import load_config
+from kineticnet_jax.train.config import load_train_config
+
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 
@@ -21,3 +26,9 @@ def test_two_electrons_in_a_small_size(tmp_path):
     assert errors["optimizations"]["vw"]["H2"]["mae"] < 0.02
     for name in ("report.md", "curve.png", "bond.png", "potential.png"):
         assert (out / name).stat().st_size > 500
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS.glob("**/*.toml"), ids=lambda path: path.stem)
+def test_configurations_are_valid(path):
+    is_training = path.stem == "train" or "training" in path.parts
+    assert (load_train_config if is_training else load_config)(path).name

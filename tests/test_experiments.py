@@ -28,7 +28,7 @@ def test_two_electrons_in_a_small_size(tmp_path):
         assert (out / name).stat().st_size > 500
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS.glob("**/*.toml"), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("**/*.toml")), ids=lambda path: path.stem)
 def test_configurations_are_valid(path):
     is_training = path.stem == "train" or "training" in path.parts
     assert (load_train_config if is_training else load_config)(path).name

@@ -11,6 +11,7 @@ from kineticnet_jax.data.config import load_config
 from kineticnet_jax.train.config import load_train_config
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+CONFIGURATIONS = sorted(EXPERIMENTS.glob("**/*.toml"))
 
 
 def test_two_electrons_in_a_small_size(tmp_path):
@@ -28,7 +29,7 @@ def test_two_electrons_in_a_small_size(tmp_path):
         assert (out / name).stat().st_size > 500
 
 
-@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("**/*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: "/".join(path.parts[-3:]))
 def test_configurations_are_valid(path):
     is_training = path.stem == "train" or "training" in path.parts
     assert (load_train_config if is_training else load_config)(path).name

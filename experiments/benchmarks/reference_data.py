@@ -18,8 +18,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import jax
 import numpy as np
 
-from kineticnet_jax import reference
 from kineticnet_jax.data.config import DataConfig, Family, Limits
+from kineticnet_jax.data.generate import ground_state
 from kineticnet_jax.data.geometries import draw_geometries
 from kineticnet_jax.data.run import Progress, generate
 from kineticnet_jax.data.summary import summarize
@@ -46,7 +46,7 @@ def kohn_sham_seconds(data: DataConfig) -> float:
     seconds = []
     for task in draw_geometries(data)[:8]:
         start = time.perf_counter()
-        reference.kohn_sham(task.molecule, data.xc, data.basis, data.grid_level)
+        ground_state(data, task.molecule)
         seconds.append(time.perf_counter() - start)
     return float(np.median(seconds[1:]))
 

@@ -23,9 +23,9 @@ from matplotlib.figure import Figure
 from scipy.interpolate import CubicSpline
 
 import kineticnet_jax as kn
-from kineticnet_jax import reference
 from kineticnet_jax.colors import BLUE, GREY
 from kineticnet_jax.data.config import DataConfig, load_config
+from kineticnet_jax.data.generate import ground_state
 from kineticnet_jax.data.run import generate
 from kineticnet_jax.evaluate import (
     BASELINES,
@@ -171,7 +171,7 @@ def dissociation(
         molecule = kn.Molecule.from_string(f"2\n\nH 0 0 0\nH 0 0 {length}")
         system = kn.prepare(molecule, config.basis, config.density_basis, level)
         learned.append(kn.optimize_density(system, functional, config.xc).energy)
-        exact.append(reference.kohn_sham(molecule, config.xc, config.basis, level).energy)
+        exact.append(ground_state(config, molecule, level).energy)
     deviation = np.diff(learned, 2) - np.diff(exact, 2)
     minima = [_minimum(lengths, np.array(values)) for values in (learned, exact)]
     return {
@@ -195,9 +195,7 @@ def bond_figures(functional: kn.Functional, config: DataConfig, level: int) -> d
     molecule = kn.Molecule.from_string("2\n\nH 0 0 0\nH 0 0 0.74")
     system = kn.prepare(molecule, config.basis, config.density_basis, level)
     solution = kn.optimize_density(system, functional, config.xc, "hcore")
-    exact = kn.OrbitalDensity.from_kohn_sham(
-        reference.kohn_sham(molecule, config.xc, config.basis, level)
-    )
+    exact = kn.OrbitalDensity.from_kohn_sham(ground_state(config, molecule, level))
     return {
         "bond.png": plot_solution(system, solution, exact),
         "potential.png": plot_potential(functional, system, solution.density),

@@ -66,10 +66,14 @@ def train_command(options: TrainCommand, console: Console) -> None:
     from kineticnet_jax.train.config import load_train_config
     from kineticnet_jax.train.loop import Progress as Step
     from kineticnet_jax.train.loop import train
+    from kineticnet_jax.train.moment_config import MomentTrainConfig
+    from kineticnet_jax.train.moment_loop import train_moments
     from kineticnet_jax.train.plot import write_training_figure
     from kineticnet_jax.train.processes import is_first, join
 
     config = load_train_config(options.config)
+    if isinstance(config, MomentTrainConfig) and options.devices > 1:
+        raise kn.InputError("a moment network is trained on one device: leave out --devices")
     # Has an effect on processors only: the cores as so many devices.
     jax.config.update("jax_num_cpu_devices", max(options.devices, 1))
     join()
@@ -82,13 +86,14 @@ def train_command(options: TrainCommand, console: Console) -> None:
         def show(progress: Step) -> None:
             m, losses = progress.metrics, {"energy": "T_s", "tau": "τ", "potential": "potential"}
             # What has no weight is not measured.
-            shown = [
-                f"{name} {m[key]:.3g}" for key, name in losses.items() if vars(config.weights)[key]
-            ]
+            shown = [f"{name} {m[key]:.3g}" for key, name in losses.items() if m[key]]
             text = f"steps: {', '.join(shown)} mHa, {m['samples_per_second']:.0f} samples/s"
             bar.update(row, description=text, completed=progress.step)
 
-        functional = train(config, dataset, options.out, show, options.devices)
+        if isinstance(config, MomentTrainConfig):
+            functional = train_moments(config, dataset, options.out, show)
+        else:
+            functional = train(config, dataset, options.out, show, options.devices)
     if is_first():
         write_training_figure(options.out)
     for name, value in functional.provenance.details:

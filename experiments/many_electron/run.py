@@ -32,6 +32,8 @@ from kineticnet_jax.evaluation_report import write_report
 from kineticnet_jax.files import write_json
 from kineticnet_jax.train.config import load_train_config
 from kineticnet_jax.train.loop import BEST, Progress, train
+from kineticnet_jax.train.moment_config import MomentTrainConfig
+from kineticnet_jax.train.moment_loop import train_moments
 from kineticnet_jax.train.plot import write_training_figure
 
 HERE = Path(__file__).parent
@@ -98,6 +100,10 @@ def _trained(rung: str, dataset: kn.Dataset, out: Path) -> kn.Functional:
     for number, path in enumerate(STAGES[rung], start=1):
         config = load_train_config(path)
         folder = out / f"stage-{number}"
+        if isinstance(config, MomentTrainConfig):
+            functional = train_moments(config, dataset, folder, _show)
+            write_training_figure(folder)
+            continue
         if number > 1:
             config = dataclasses.replace(config, start=str(out / f"stage-{number - 1}" / BEST))
         elif config.start:

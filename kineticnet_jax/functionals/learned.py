@@ -1,4 +1,4 @@
-"""Learned functionals: the network, the closed-form reference functional, or their sum."""
+"""Learned functionals: a network, the closed-form reference functional, or their sum."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -19,6 +19,7 @@ from kineticnet_jax.grid import Grid, GridDensity
 from kineticnet_jax.molecule import Molecule
 from kineticnet_jax.nn.config import NetworkConfig, check_elements
 from kineticnet_jax.nn.convolution import build_operators, operator_bytes
+from kineticnet_jax.nn.moments import MomentNet, MomentNetConfig
 from kineticnet_jax.nn.neighbors import CHUNK, Neighbors, all_neighbors, find_neighbors
 from kineticnet_jax.nn.network import Geometry, KineticNet, Params
 from kineticnet_jax.quadrature import integrate
@@ -54,12 +55,12 @@ class Provenance:
 class LearnedFunctional:
     """T_s[n] = T_vW[n] + T_P[n] or T_s[n] = T_θ[n], learned from data; a pytree.
 
-    T_θ or T_P is the network, the reference functional c·Φ[n], or their sum. For any parameters
+    T_θ or T_P is a network, the reference functional c·Φ[n], or their sum. For any parameters
     and any density 0 ≤ T_P ≤ T_TF and 0 ≤ T_θ: the lower bound is exact, the upper one Lieb's
     conjecture. Between the bounds (2 % of T_TF away from them) the energy is not changed.
 
     Attributes:
-        network: what the network looks like, or None.
+        network: what the network looks like, `KineticNet` or `MomentNet`, or None.
         params: its parameters.
         moments: the invariants of the reference functional, or None.
         coefficients: c in atomic units.
@@ -71,7 +72,7 @@ class LearnedFunctional:
         InputError: if it is made of nothing, or of parts with different targets or elements.
     """
 
-    network: NetworkConfig | None = None
+    network: NetworkConfig | MomentNetConfig | None = None
     params: Params = None
     moments: MomentConfig | None = None
     coefficients: Float[Array | np.ndarray, "*batch features"] | None = None
@@ -100,7 +101,7 @@ class LearnedFunctional:
         return self.provenance.name
 
     @property
-    def _config(self) -> NetworkConfig | MomentConfig:
+    def _config(self) -> NetworkConfig | MomentNetConfig | MomentConfig:
         config = self.network or self.moments
         assert config is not None
         return config
@@ -197,7 +198,7 @@ class LearnedFunctional:
     def remainder_and_density(
         self, molecule: Molecule, grid: Grid, density: GridDensity
     ) -> tuple[Scalar, PerPoint | None]:
-        """`remainder` and its energy density, or None if there is a reference functional in it.
+        """`remainder` and its energy density, or None if a part of it has none.
 
         Raises:
             InputError: for an element that is not among `elements`, if the charges are known.
@@ -205,7 +206,12 @@ class LearnedFunctional:
         check_elements(self.elements, molecule.charges)
         network, moments = self.geometry or (None, None)
         energy, tau = jnp.zeros((), dtype=density.n.dtype), None
-        if self.network is not None:
+        if isinstance(self.network, MomentNetConfig):
+            where = network or Geometry(all_neighbors(len(molecule.charges), len(density.n)))
+            energy += MomentNet(self.network).apply(
+                self.params, molecule, grid, density, where.neighbors, where.operators
+            )
+        elif self.network is not None:
             net = KineticNet(self.network)
             result = net.apply(self.params, molecule, grid, density, network)
             energy += result.energy
@@ -223,7 +229,7 @@ class LearnedFunctional:
         """Kinetic energy density τ in hartree/bohr³ on the grid, von Weizsäcker's included.
 
         Raises:
-            InputError: for a functional with a reference functional in it, which has none.
+            InputError: for a moment network or a reference functional, which have none.
         """
         if self.network is None or self.network.signed:
             raise InputError(f"'{self.name}' is an energy only, it has no kinetic energy density")

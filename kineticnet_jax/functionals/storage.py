@@ -20,10 +20,11 @@ from kineticnet_jax.functionals.learned import LearnedFunctional, Provenance
 from kineticnet_jax.functionals.moments import MomentConfig
 from kineticnet_jax.nn.config import NetworkConfig
 from kineticnet_jax.nn.convolution import Filters
+from kineticnet_jax.nn.moments import MomentNet, MomentNetConfig
 from kineticnet_jax.nn.network import KineticNet
 
 FORMAT = "kineticnet_jax functional"
-VERSION = 3
+VERSION = 4
 NETWORK_VERSION = 2
 """First version in which networks are what they are now."""
 DESCRIPTION, ARRAYS = "functional.json", "arrays.npz"
@@ -50,6 +51,7 @@ def save_functional(functional: LearnedFunctional, folder: str | Path) -> None:
     content = {
         "format": FORMAT,
         "version": VERSION,
+        "architecture": type(functional.network).__name__,
         "network": _as_json(functional.network),
         "moments": _as_json(functional.moments),
         "domain": None if functional.domain is None else _as_json(functional.domain.filters),
@@ -103,9 +105,11 @@ def read_functional(folder: str | Path) -> LearnedFunctional:
             f"{folder}: its network is that of an earlier version of kineticnet_jax; train it again"
         )
     try:
+        architecture = content.get("architecture", NetworkConfig.__name__)
+        kind = MomentNetConfig if architecture == MomentNetConfig.__name__ else NetworkConfig
         network, moments = (
             None if content[key] is None else from_mapping(kind, content[key], key)
-            for key, kind in (("network", NetworkConfig), ("moments", MomentConfig))
+            for key, kind in (("network", kind), ("moments", MomentConfig))
         )
         domain = content.get("domain")
         filters = None if domain is None else from_mapping(Filters, domain, "domain")
@@ -152,7 +156,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _as_json(config: NetworkConfig | MomentConfig | Filters | None) -> dict[str, Any] | None:
+def _as_json(
+    config: NetworkConfig | MomentNetConfig | MomentConfig | Filters | None,
+) -> dict[str, Any] | None:
     return None if config is None else json.loads(json.dumps(dataclasses.asdict(config)))
 
 
@@ -177,14 +183,16 @@ def _flatten(tree: Any) -> dict[str, Any]:
 
 
 def _expected_arrays(
-    network: NetworkConfig | None,
+    network: NetworkConfig | MomentNetConfig | None,
     moments: MomentConfig | None,
     filters: Filters | None,
     layers: dict[str, Any] | None,
 ) -> Any:
     """Shapes and types of the arrays that belong to a configuration."""
     params = None
-    if network is not None:
+    if isinstance(network, MomentNetConfig):
+        params = MomentNet(network).shapes()
+    elif network is not None:
         params = KineticNet(network).shapes(layers)
     coefficients = None
     if moments is not None:

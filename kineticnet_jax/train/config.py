@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from kineticnet_jax.config import load
+from kineticnet_jax.config import load, read_toml
 from kineticnet_jax.errors import InputError, unknown_name
 from kineticnet_jax.functionals.base import Target
 from kineticnet_jax.grid import GRID_LEVELS
@@ -15,6 +15,7 @@ from kineticnet_jax.nn.config import SIZES, Inputs, NetworkConfig, network_confi
 from kineticnet_jax.nn.convolution import Filters
 from kineticnet_jax.train.curvature import CurvatureSettings
 from kineticnet_jax.train.loss import LossWeights
+from kineticnet_jax.train.moment_config import MomentTrainConfig
 from kineticnet_jax.train.step import OptimizerSettings
 
 Source = Literal["stored", "fresh"]
@@ -185,15 +186,17 @@ class TrainConfig:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
 
-def load_train_config(path: str | Path) -> TrainConfig:
+def load_train_config(path: str | Path) -> TrainConfig | MomentTrainConfig:
     """Reads and checks a training configuration (TOML).
 
     Args:
         path: file with the attributes of `TrainConfig` as keys, `[network]`, `[weights]`,
-            `[optimizer]`, `[families]` and `[grid_levels]` as tables.
+            `[optimizer]`, `[families]` and `[grid_levels]` as tables; or with a table `[moments]`
+            and the attributes of `MomentTrainConfig`.
 
     Raises:
         InputError: if the file is missing, not TOML, has unknown keys (the closest known one is
             suggested), values of a wrong type, or numbers that make no sense.
     """
-    return load(TrainConfig, Path(path))
+    kind = MomentTrainConfig if "moments" in read_toml(Path(path)) else TrainConfig
+    return load(kind, Path(path))

@@ -11,11 +11,12 @@ from kineticnet_jax.data.dataset import Dataset
 from kineticnet_jax.errors import InputError
 from kineticnet_jax.files import write_json
 from kineticnet_jax.train.config import TrainConfig
+from kineticnet_jax.train.moment_config import MomentTrainConfig
 
 RUN = "run.json"
 
 
-def prepare_folder(folder: Path, config: TrainConfig, dataset: Dataset) -> None:
+def prepare_folder(folder: Path, config: TrainConfig | MomentTrainConfig, dataset: Dataset) -> None:
     """Makes the folder of a new run, or checks that it holds this one.
 
     Args:
@@ -38,7 +39,7 @@ def prepare_folder(folder: Path, config: TrainConfig, dataset: Dataset) -> None:
             known = json.loads(place.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"{place}: damaged ({error}); give another folder") from None
-        different = _differences(_completed(known), content)
+        different = _differences(_completed(known, type(config)), content)
         if different:
             raise InputError(
                 f"{folder}: holds a run with other settings ({', '.join(different)}); "
@@ -54,12 +55,16 @@ def prepare_folder(folder: Path, config: TrainConfig, dataset: Dataset) -> None:
     write_json(place, content)
 
 
-def _completed(known: Any) -> dict[str, Any]:
+def _completed(known: Any, training: type) -> dict[str, Any]:
     """What a run was begun with; settings that are younger than the run have their defaults."""
     content = known if isinstance(known, dict) else {}
-    for name, kind in (("training", TrainConfig), ("data", DataConfig)):
+    for name, kind in (("training", training), ("data", DataConfig)):
         if isinstance(content.get(name), dict):
-            config = from_mapping(kind, content[name], RUN)
+            try:
+                config = from_mapping(kind, content[name], RUN)
+            except InputError:  # a run of another kind
+                content[name] = None
+                continue
             content[name] = json.loads(json.dumps(dataclasses.asdict(config)))
     return content
 

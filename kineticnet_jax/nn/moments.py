@@ -1,0 +1,255 @@
+"""A network that reads the kinetic energy off moments of the density around every atom.
+
+The moments are integrals of fixed functions of the density, so that all a training needs to know of
+a density are these numbers and their derivatives: nothing is evaluated on a grid while it runs.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from kineticnet_jax.errors import InputError, unknown_name
+from kineticnet_jax.functionals.base import Target
+from kineticnet_jax.grid import Grid, GridDensity
+from kineticnet_jax.molecule import Molecule
+from kineticnet_jax.nn.config import check_elements, check_known_elements
+from kineticnet_jax.nn.convolution import Filters, Operators, points_to_atoms
+from kineticnet_jax.nn.neighbors import Neighbors
+from kineticnet_jax.types import PerPoint, Positions, Scalar
+
+Moments = list[Float[Array | np.ndarray, "..."]]
+"""For l = 0, 1, …: the moments of every atom, those of all powers of one filter beside each other,
+with 2l + 1 components each."""
+
+FAINT = 1e-10
+"""Density in bohr⁻³ below which powers of it become linear, for finite derivatives."""
+
+BEND = 0.02
+"""Invariants s enter the nonlinear part as s / (1 + 0.02 s²)^½, so that it cannot run away."""
+
+
+@dataclass(frozen=True)
+class MomentNetConfig:
+    """What a moment network looks like.
+
+    Attributes:
+        elements: nuclear charges it can be used for, in ascending order.
+        target: "pauli" for T_s - T_vW, "total" for T_s.
+        filters: of the moments.
+        powers: p in ∫ n^p f_klm dr.
+        channels: combinations of the moments of an atom for each l.
+        hidden: width of the two hidden layers.
+    """
+
+    elements: tuple[int, ...]
+    target: Target = "pauli"
+    filters: Filters = field(
+        default_factory=lambda: Filters((14, 10, 8, 6), first=0.04, last=4000.0, cutoff=9.0)
+    )
+    powers: tuple[float, ...] = (2 / 3, 1.0, 4 / 3, 5 / 3)
+    channels: int = 48
+    hidden: int = 64
+
+    @property
+    def signed(self) -> bool:
+        """That its energy may have either sign: bounds are set outside."""
+        return True
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of moments of an atom for each l."""
+        return tuple(count * len(self.powers) for count in self.filters.counts)
+
+    @property
+    def invariants(self) -> int:
+        """Number of scalars of an atom that the hidden layers are given."""
+        return len(self.sizes) * self.channels
+
+    def check(self) -> None:
+        """Finds settings no network can be made of.
+
+        Raises:
+            InputError: naming what to change.
+        """
+        self.filters.check()
+        check_known_elements(self.elements)
+        if self.target not in ("pauli", "total"):
+            raise unknown_name("target", self.target, ("pauli", "total"))
+        if not self.powers or not all(0.5 <= power <= 2 for power in self.powers):
+            raise InputError(f"powers must be from 0.5 to 2, but are {self.powers}")
+        for name in ("channels", "hidden"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, but is {getattr(self, name)}")
+
+
+def density_moments(
+    config: MomentNetConfig,
+    neighbors: Neighbors,
+    grid: Grid,
+    positions: Positions,
+    n: PerPoint,
+    operators: Operators | None = None,
+) -> Moments:
+    """∫ n^p u(r) (√α_k r)^l exp(-α_k r²) Y_lm dr around every atom.
+
+    Below 1e-10 bohr⁻³, n^p is n (n + 1e-10)^(p - 1).
+
+    Args:
+        config: filters and powers.
+        neighbors: blocks of points with the atoms near them.
+        grid: quadrature points and weights.
+        positions: nuclear positions in bohr.
+        n: density on these points in bohr⁻³.
+        operators: the filters on these points; without, they are evaluated on the way.
+
+    Returns:
+        The moments in atomic units.
+    """
+    powers = jnp.asarray(config.powers, dtype=n.dtype)[:, None]
+
+    def signal(inputs: tuple[PerPoint, PerPoint]) -> Float[Array, "powers points"]:
+        weights, n = inputs
+        return weights * n * (n + FAINT) ** (powers - 1)
+
+    found = points_to_atoms(
+        config.filters,
+        neighbors,
+        grid.points,
+        positions,
+        signal,
+        (grid.weights, jnp.maximum(n, 0.0)),
+        operators,
+    )
+    parts = [jnp.swapaxes(part, -1, -2) for part in config.filters.split(found)]
+    return [part.reshape(*part.shape[:-3], -1, part.shape[-1]) for part in parts]
+
+
+def read_out(params: Any, moments: Moments, element: Int[Array | np.ndarray, "atoms"]) -> Scalar:
+    """Energy of moments: linear and quadratic invariants of each atom, and two hidden layers.
+
+    Args:
+        params: as in `MomentNet`, of these moments; "mean" is not subtracted here.
+        moments: of every atom.
+        element: index of its element.
+    """
+    energy = jnp.sum(params["bias"][element])
+    energy += jnp.sum(params["linear"][element] * moments[0][..., 0])
+    invariants = []
+    for l, (mix, part) in enumerate(zip(params["mix"], moments, strict=True)):
+        mixed = jnp.einsum("ack,akm->acm", mix[element], part)
+        if l == 0:
+            invariants.append(mixed[..., 0])
+        else:
+            partner = jnp.einsum("cd,adm->acm", params["partners"][l - 1], mixed)
+            invariants.append(jnp.sum(mixed * partner, axis=-1))
+    s = jnp.concatenate(invariants, axis=-1)
+    energy += jnp.sum(params["quadratic"][element] * s)
+    z = s / jnp.sqrt(1 + BEND * s**2)
+    for weights, bias in params["hidden"]:
+        z = jax.nn.silu(jnp.einsum("ai,aih->ah", z, weights[element]) + bias[element])
+    return energy + jnp.sum(params["last"][element] * z)
+
+
+@dataclass(frozen=True)
+class MomentNet:
+    """The network as a pure function of its parameters.
+
+    T = Σ_A f_Z(moments of A) is invariant under rotation, reflection, translation, permutation of
+    like atoms and padding. It has no kinetic energy density.
+
+    Attributes:
+        config: what it looks like.
+    """
+
+    config: MomentNetConfig
+
+    def init(self, seed: int) -> Any:
+        """Random parameters with an energy of zero, for moments of order one.
+
+        Args:
+            seed: of the numbers.
+        """
+        random = np.random.default_rng(seed)
+        config, elements = self.config, len(self.config.elements)
+
+        def normal(*shape: int, fan: int) -> Float[np.ndarray, "..."]:
+            return (random.normal(size=shape) / math.sqrt(fan)).astype(np.float32)
+
+        shapes, channels, hidden = self.shapes(), config.channels, config.hidden
+        zero = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+        widths = (config.invariants, hidden)
+        return zero | {
+            "mix": [normal(elements, channels, size, fan=size) for size in config.sizes],
+            "partners": [normal(channels, channels, fan=channels) for _ in config.sizes[1:]],
+            "hidden": [
+                (normal(elements, width, hidden, fan=width), normal(elements, hidden, fan=4))
+                for width in widths
+            ],
+        }
+
+    def shapes(self) -> Any:
+        """Shapes and types of the parameters.
+
+        Mean and linear maps are in float64: neighbouring filters are so alike that what matters of
+        their moments are small differences.
+        """
+        config, elements = self.config, len(self.config.elements)
+        channels, hidden = config.channels, config.hidden
+
+        def of(*shape: int, dtype: Any = np.float32) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(shape, dtype)
+
+        return {
+            "mean": of(elements, config.sizes[0], dtype=np.float64),
+            "bias": of(elements, dtype=np.float64),
+            "linear": of(elements, config.sizes[0], dtype=np.float64),
+            "mix": [of(elements, channels, size, dtype=np.float64) for size in config.sizes],
+            "partners": [of(channels, channels) for _ in config.sizes[1:]],
+            "quadratic": of(elements, config.invariants),
+            "hidden": [
+                (of(elements, width, hidden), of(elements, hidden))
+                for width in (config.invariants, hidden)
+            ],
+            "last": of(elements, hidden),
+        }
+
+    def apply(
+        self,
+        params: Any,
+        molecule: Molecule,
+        grid: Grid,
+        density: GridDensity,
+        neighbors: Neighbors,
+        operators: Operators | None = None,
+    ) -> Scalar:
+        """The energy in hartree; pure, for `jax.jit`, `jax.grad`, `jax.vmap`.
+
+        Args:
+            params: as `shapes` says; used in the precision of the density.
+            molecule: charges and positions; a charge of zero is padding.
+            grid: quadrature points and weights.
+            density: on these points; its gradient is not used.
+            neighbors: blocks of points with the atoms near them.
+            operators: the filters on these points, if they are known.
+
+        Raises:
+            InputError: for an element the network has no parameters of, if the charges are known.
+        """
+        config, n = self.config, density.n
+        check_elements(config.elements, molecule.charges)
+        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype=n.dtype), params)
+        positions = jnp.asarray(molecule.positions, dtype=n.dtype)
+        same = jnp.asarray(molecule.charges)[:, None] == jnp.asarray(config.elements)
+        element, present = jnp.argmax(same, axis=1), jnp.any(same, axis=1)
+        moments = density_moments(config, neighbors, grid, positions, n, operators)
+        moments[0] -= params["mean"][element][..., None]
+
+        def atom(moments: Moments, element: Int[Array, ""]) -> Scalar:
+            return read_out(params, [part[None] for part in moments], element[None])
+
+        return jnp.sum(jnp.where(present, jax.vmap(atom)(moments, element), 0))

@@ -1,0 +1,306 @@
+"""Curvatures of the total energy for functionals of moments, at many densities in little time.
+
+The Hessian of everything that is not learned is made once for each density. That of what is learned
+follows from the moments and their derivatives: f'' between them, and f' times their curvature.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from kineticnet_jax.curvature import energy_hessian
+from kineticnet_jax.data.dataset import Dataset
+from kineticnet_jax.data.spaces import FunctionSpace, OneElectronSpace
+from kineticnet_jax.density import KAPPA, SqrtDensity, initial_density
+from kineticnet_jax.energy import total_energy
+from kineticnet_jax.functionals.base import SemiLocal
+from kineticnet_jax.nn.moments import MomentNetConfig, Moments, density_moments
+from kineticnet_jax.optimize import density_of, variables
+from kineticnet_jax.system import prepare
+from kineticnet_jax.train.moments import Tools, Whitening, moment_tools
+from kineticnet_jax.types import PerPoint, Scalar
+
+AT_A_TIME = 32
+
+
+@dataclass(frozen=True)
+class Site:
+    """A density at which curvatures are looked at.
+
+    Attributes:
+        family: name of the molecule family.
+        geometry: index of the geometry.
+        mixture: 0 at the ground state, 1 at superposed atoms.
+        space: the geometry, with the functions of √n in which the Hessian is.
+        x: coefficients of ψ.
+        rest: Hessian of everything but what is learned, as `energy_hessian` gives it.
+        element: index of the element of every atom.
+        moments: whitened, of this density.
+        changes: their derivatives along the functions, whitened.
+    """
+
+    family: str
+    geometry: int
+    mixture: float
+    space: OneElectronSpace
+    x: Float[np.ndarray, "functions"]
+    rest: Float[np.ndarray, "functions functions"]
+    element: np.ndarray
+    moments: list[np.ndarray]
+    changes: list[np.ndarray]
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["moments", "first", "second", "rest"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class Cut:
+    """A direction of low curvature.
+
+    Attributes:
+        moments: whitened, where it was found.
+        first: their first derivatives along the direction.
+        second: their second derivatives at constant N.
+        rest: curvature of everything but what is learned, in hartree.
+    """
+
+    moments: list[Any]
+    first: list[Any]
+    second: list[Any]
+    rest: Any
+
+
+def find_sites(
+    config: MomentNetConfig,
+    dataset: Dataset,
+    geometry: int,
+    whitening: Whitening,
+    mixtures: Sequence[float],
+) -> list[Site]:
+    """Densities from the ground state of a geometry to the superposition of its atoms.
+
+    Args:
+        config: which moments.
+        dataset: with the geometry.
+        geometry: its index.
+        whitening: of the moments.
+        mixtures: shares of the superposed atoms in ψ.
+    """
+    settings, record = dataset.config, dataset.record(geometry)
+    with jax.enable_x64(True):
+        molecule, space = dataset.molecule(geometry), dataset.space(geometry)
+        system = prepare(molecule, settings.basis, settings.density_basis, settings.grid_level)
+        basis = system.density_basis
+        # The functions of the record may be rotated against those of the system.
+        functions = FunctionSpace(
+            space.density.functions, basis.transform, basis.kinetic_eigenvalues
+        )
+        space = replace(space, grid=system.grid, density=functions)
+        coefficients = record.density_transform @ record.sqrt_coefficients[0]
+        exact = variables(system, SqrtDensity(jnp.asarray(coefficients)))
+        atoms = variables(system, initial_density(system, "sad"))
+        atoms = atoms * jnp.sign(jnp.vdot(exact, atoms))
+        known = SemiLocal("known", 1.0 if config.target == "pauli" else 0.0, None)
+        energy = total_energy(system, known, settings.xc)
+        tools = moment_tools(config, space)
+        element = np.array([config.elements.index(int(z)) for z in molecule.charges])
+        sites = []
+        for mixture in mixtures:
+            density = density_of(system, (1 - mixture) * exact + mixture * atoms)
+            x = variables(system, density) / jnp.sqrt(basis.kinetic_eigenvalues + KAPPA)
+            moments, changes = _derivatives(config, space, tools, x)
+            sites.append(
+                Site(
+                    record.family,
+                    geometry,
+                    mixture,
+                    space,
+                    np.asarray(x),
+                    np.asarray(energy_hessian(energy, density)),
+                    element,
+                    whitening.of_moments(element, [np.asarray(part) for part in moments]),
+                    whitening.of_changes(element, [np.asarray(part) for part in changes]),
+                )
+            )
+    return sites
+
+
+@partial(jax.jit, static_argnums=0)
+def _derivatives(
+    config: MomentNetConfig, space: OneElectronSpace, tools: Tools, x: Float[Array, "functions"]
+) -> tuple[Moments, Moments]:
+    """Moments of ψ², and their derivatives along the functions of ψ."""
+    neighbors, operators, functions = tools
+
+    def moments(n: PerPoint) -> Moments:
+        return density_moments(config, neighbors, space.grid, space.positions, n, operators)
+
+    psi = functions @ x
+    found, derivative = jax.linearize(moments, psi**2)
+    changes = jax.lax.map(
+        lambda function: derivative(2 * psi * function), functions.T, batch_size=AT_A_TIME
+    )
+    return found, [part.astype(jnp.float32) for part in changes]
+
+
+class Curvatures:
+    """Hessians of the total energy at sites, and the directions in which they are low.
+
+    Args:
+        config: which moments.
+        whitening: of the moments.
+    """
+
+    def __init__(self, config: MomentNetConfig, whitening: Whitening):
+        self.config, self.whitening = config, whitening
+        self._learned = jax.jit(self._second_derivatives)
+
+    def _second_derivatives(
+        self, params: dict, element: Array, moments: Moments, changes: Moments
+    ) -> tuple[Moments, Float[Array, "functions functions"]]:
+        """The slope f', and f'' times the derivatives of the moments from both sides."""
+
+        def slope(moments: Moments) -> Moments:
+            return jax.grad(self.whitening.energy, argnums=1)(params, moments, element)
+
+        found, derivative = jax.linearize(slope, moments)
+        curved = jax.lax.map(derivative, changes, batch_size=AT_A_TIME)
+        products = [
+            jnp.einsum("xakm,yakm->xy", left, right)
+            for left, right in zip(curved, changes, strict=True)
+        ]
+        return found, sum(products, start=jnp.zeros(()))
+
+    def hessian(
+        self, params: dict, site: Site
+    ) -> tuple[Float[np.ndarray, "functions functions"], Float[np.ndarray, "functions functions"]]:
+        """Second derivatives of the total energy and of what is learned, as `energy_hessian`.
+
+        Args:
+            params: that are trained.
+            site: where.
+        """
+        with jax.enable_x64(True):
+            slope, between = self._learned(params, site.element, site.moments, site.changes)
+            plain = self.whitening.adjoint(site.element, [np.asarray(part) for part in slope])
+            tools = moment_tools(self.config, site.space)
+            along = _along_functions(self.config, site.space, tools, jnp.asarray(site.x), plain)
+        eigenvalues = np.asarray(site.space.density.kinetic_eigenvalues)
+        scale = 1 / np.sqrt(2 * (eigenvalues + KAPPA))
+        learned = (np.asarray(between, float) + np.asarray(along)) * np.outer(scale, scale)
+        kept = np.any(np.asarray(site.space.density.transform) != 0, axis=0)
+        normal = np.where(kept, site.x / np.sqrt(eigenvalues + KAPPA), 0)
+        normal /= np.linalg.norm(normal)
+        tangent = np.diag(kept.astype(float)) - np.outer(normal, normal)
+        learned = tangent @ ((learned + learned.T) / 2) @ tangent
+        return site.rest + learned, learned
+
+    def low(
+        self, params: dict, site: Site, floor: float, count: int
+    ) -> tuple[float, list[tuple[np.ndarray, float]]]:
+        """The lowest curvature, and directions in which it is below the floor.
+
+        Args:
+            params: that are trained.
+            site: where.
+            floor: in hartree.
+            count: largest number of directions.
+
+        Returns:
+            The lowest eigenvalue; directions as changes of x, and curvatures along them of
+            everything that is not learned.
+        """
+        total, learned = self.hessian(params, site)
+        values, vectors = np.linalg.eigh(total)
+        eigenvalues = np.asarray(site.space.density.kinetic_eigenvalues)
+        found = []
+        for value, vector in list(zip(values, vectors.T, strict=True))[:count]:
+            if value < floor:
+                direction = vector / np.sqrt(2 * (eigenvalues + KAPPA))
+                found.append((direction, float(value - vector @ learned @ vector)))
+        return float(values[0]), found
+
+    def cut(self, site: Site, direction: Float[np.ndarray, "functions"], rest: float) -> Cut:
+        """A direction as a residual needs it."""
+        with jax.enable_x64(True):
+            second = _second_along(
+                self.config,
+                site.space,
+                moment_tools(self.config, site.space),
+                jnp.asarray(site.x),
+                jnp.asarray(direction),
+            )
+        first = [
+            np.einsum("x,x...->...", direction, part).astype(np.float32) for part in site.changes
+        ]
+        whitened = self.whitening.of_changes(site.element, [np.asarray(part) for part in second])
+        return Cut(site.moments, first, whitened, np.float32(rest))
+
+    def along(self, params: dict, cut: Cut, element: np.ndarray) -> Scalar:
+        """Second derivative of what is learned along a direction, in hartree."""
+
+        def energy(step: Scalar) -> Scalar:
+            parts = zip(cut.moments, cut.first, cut.second, strict=True)
+            moved = [m + step * first + step**2 / 2 * second for m, first, second in parts]
+            return self.whitening.energy(params, moved, element)
+
+        def slope(step: Scalar) -> Scalar:
+            return jax.jvp(energy, (step,), (jnp.ones_like(step),))[1]
+
+        zero = jnp.zeros((), cut.moments[0].dtype)
+        return jax.jvp(slope, (zero,), (jnp.ones_like(zero),))[1]
+
+
+@partial(jax.jit, static_argnums=0)
+def _along_functions(
+    config: MomentNetConfig,
+    space: OneElectronSpace,
+    tools: Tools,
+    x: Float[Array, "functions"],
+    slope: Moments,
+) -> Float[Array, "functions functions"]:
+    """Curvature of Σ f' M, linear in the moments, along the functions of ψ at constant N."""
+    neighbors, operators, functions = tools
+
+    def energy(n: PerPoint) -> Scalar:
+        found = density_moments(config, neighbors, space.grid, space.positions, n, operators)
+        return sum((jnp.vdot(a, m) for a, m in zip(slope, found, strict=True)), start=jnp.zeros(()))
+
+    n = (functions @ x) ** 2
+    # A sum over points: the second derivative is diagonal.
+    potential, curved = jax.jvp(jax.grad(energy), (n,), (jnp.ones_like(n),))
+    local = 4 * n * curved + 2 * potential
+    constant = 2 * jnp.vdot(potential, n) / space.n_electrons
+    return (functions * local[:, None]).T @ functions - constant * jnp.eye(len(x))
+
+
+@partial(jax.jit, static_argnums=0)
+def _second_along(
+    config: MomentNetConfig,
+    space: OneElectronSpace,
+    tools: Tools,
+    x: Float[Array, "functions"],
+    direction: Float[Array, "functions"],
+) -> Moments:
+    """Second derivatives of the moments along a change of ψ, at constant N."""
+    neighbors, operators, functions = tools
+    psi, change = functions @ x, functions @ direction
+
+    def moments(step: Scalar) -> Moments:
+        square = jnp.vdot(x, x) + step**2 * jnp.vdot(direction, direction)
+        n = (psi + step * change) ** 2 * (jnp.vdot(x, x) / square)
+        return density_moments(config, neighbors, space.grid, space.positions, n, operators)
+
+    def first(step: Scalar) -> Moments:
+        return jax.jvp(moments, (step,), (jnp.ones_like(step),))[1]
+
+    zero = jnp.zeros(())
+    return jax.jvp(first, (zero,), (jnp.ones_like(zero),))[1]

@@ -1,0 +1,418 @@
+"""The training of a moment network; goes on where it was stopped."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from kineticnet_jax.data.dataset import Dataset
+from kineticnet_jax.data.domain import training_domain
+from kineticnet_jax.errors import IncompleteError, InputError, unknown_name
+from kineticnet_jax.files import write_arrays, write_json
+from kineticnet_jax.functionals.learned import LearnedFunctional, Provenance
+from kineticnet_jax.functionals.storage import read_functional, save_functional
+from kineticnet_jax.nn.moments import MomentNet, Moments
+from kineticnet_jax.train.checkpoint import Checkpoints
+from kineticnet_jax.train.curvature import MILLIHARTREE_PER_UNIT
+from kineticnet_jax.train.folder import prepare_folder
+from kineticnet_jax.train.loop import BEST, CHECKPOINTS, LAST, Progress
+from kineticnet_jax.train.loss import MILLIHARTREE
+from kineticnet_jax.train.metrics import (
+    BOTH,
+    METRIC_NAMES,
+    METRICS,
+    VALIDATION,
+    VALIDATION_NAMES,
+    Table,
+)
+from kineticnet_jax.train.moment_config import MomentTrainConfig
+from kineticnet_jax.train.moment_curvature import Curvatures, Cut, Site, find_sites
+from kineticnet_jax.train.moments import MomentLabels, Whitening, moment_labels
+from kineticnet_jax.train.step import TrainState
+from kineticnet_jax.types import Scalar
+
+VALIDATED_AT_A_TIME = 32
+
+FINAL = 1 / 300
+"""The last learning rate in units of the largest."""
+
+_Array = Array | np.ndarray
+Samples = tuple[Moments, Moments, Float[_Array, "samples"], Float[_Array, "samples directions"]]
+"""Whitened moments, their changes, energies and slopes."""
+
+
+def train_moments(
+    config: MomentTrainConfig,
+    dataset: Dataset,
+    folder: str | Path,
+    callback: Callable[[Progress], None] | None = None,
+) -> LearnedFunctional:
+    """Trains a moment network on the training split of a data set, or goes on with a run.
+
+    The folder holds the configuration, labels in terms of moments, metrics, checkpoints and the
+    functional of the last validation ("best", as the least errors are at the end of a training
+    with falling learning rate). Batches follow from the seed and the step. The test split is not
+    read.
+
+    Args:
+        config: what is trained.
+        dataset: with training and validation geometries.
+        folder: of the run.
+        callback: called after every validation.
+
+    Returns:
+        The functional of the last step.
+
+    Raises:
+        InputError: if data and configuration do not fit together, or the folder holds something
+            else, another run, or a damaged checkpoint.
+        IncompleteError: if the loss is not finite, or it is interrupted.
+    """
+    config.check()
+    return _Run(config, dataset, Path(folder)).go(callback)
+
+
+class _Run:
+    def __init__(self, config: MomentTrainConfig, dataset: Dataset, folder: Path):
+        self.config, self.dataset, self.folder = config, dataset, folder
+        families = {split: dataset.select(split).families for split in ("train", "validation")}
+        for split, names in families.items():
+            if not names:
+                raise InputError(f"{dataset.path}: has no {split} samples, training needs them")
+            for name in config.families or families["train"]:
+                if name not in names:
+                    raise unknown_name(f"family with {split} samples", name, names)
+        self.counts = config.families or dict.fromkeys(families["train"], config.samples)
+        charges = [dataset.family(name).charges for name in self.counts]
+        elements = tuple(sorted({int(z) for row in charges for z in row}))
+        self.network = config.moments.config(elements, config.target)
+        prepare_folder(folder, config, dataset)
+        self.labels = {name: self._labels(name) for name in self.counts}
+        self.whitening = Whitening.fit(self.network, self.labels)
+        compositions = np.array(
+            [np.bincount(known.element, minlength=len(elements)) for known in self.labels.values()]
+        )
+        energies = [np.mean(known.energy[~known.validation]) for known in self.labels.values()]
+        self.shift = np.linalg.lstsq(compositions.astype(float), energies, rcond=None)[0]
+        for known in self.labels.values():
+            known.moments = self.whitening.of_moments(known.element, known.moments)
+            known.changes = self.whitening.of_changes(known.element, known.changes)
+            known.energy = known.energy - np.sum(self.shift[known.element])
+        self.curvatures = Curvatures(self.network, self.whitening)
+        self.sites: list[Site] = []
+        self.cuts: dict[str, list[Cut]] = {name: [] for name in self.counts}
+
+    def _labels(self, family: str) -> MomentLabels:
+        """Those of a family, from the folder if they are there."""
+        config, place = self.config, self.folder / f"labels-{family}.npz"
+        levels = range(len(self.network.sizes))
+        if not place.is_file():
+            found = moment_labels(
+                self.network, self.dataset, family, config.directions, config.kappa, config.seed
+            )
+            arrays = vars(found) | {
+                f"{name}-{l}": getattr(found, name)[l]
+                for name in ("moments", "changes")
+                for l in levels
+            }
+            arrays = {key: value for key, value in arrays.items() if not isinstance(value, list)}
+            write_arrays(place, arrays)
+        with np.load(place) as stored:
+            lists = {
+                name: [stored[f"{name}-{l}"] for l in levels] for name in ("moments", "changes")
+            }
+            return MomentLabels(
+                stored["energy"],
+                lists["moments"],
+                lists["changes"],
+                stored["slope"],
+                stored["geometry"],
+                stored["element"],
+                stored["validation"],
+            )
+
+    def go(self, callback: Callable[[Progress], None] | None) -> LearnedFunctional:
+        schedule = optax.warmup_cosine_decay_schedule(
+            0.0,
+            self.config.learning_rate,
+            min(self.config.warmup, self.config.steps // 2),
+            self.config.steps,
+            self.config.learning_rate * FINAL,
+        )
+        optimizer = optax.adam(schedule, b2=0.99)
+        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), self._initial())
+        memory = {"optax": optimizer.init(params)}
+        state = TrainState(params, params, memory, jnp.zeros((), jnp.int32))
+        checkpoints = Checkpoints(self.folder / CHECKPOINTS)
+        try:
+            state = checkpoints.latest(state) or state
+            for due in range(int(state.step)):
+                if self._is_due(due):
+                    self._read_cuts(due)
+            self._steps(state, optimizer, checkpoints, callback)
+        except KeyboardInterrupt:
+            raise IncompleteError(
+                f"interrupted; give the same command again to go on from the last checkpoint in "
+                f"{checkpoints.folder}"
+            ) from None
+        finally:
+            checkpoints.close()
+        return read_functional(self.folder / BEST)
+
+    def _initial(self) -> dict[str, Any]:
+        """Without the mean, which whitening has taken off."""
+        params = MomentNet(self.network).init(self.config.seed)
+        return {name: value for name, value in params.items() if name != "mean"}
+
+    def _steps(
+        self,
+        state: TrainState,
+        optimizer: optax.GradientTransformation,
+        checkpoints: Checkpoints,
+        callback: Callable[[Progress], None] | None,
+    ) -> None:
+        config = self.config
+        metrics = Table(self.folder / METRICS, METRIC_NAMES, int(state.step))
+        validation = Table(self.folder / VALIDATION, VALIDATION_NAMES, int(state.step))
+        before = metrics.rows[-1]["seconds"] if metrics.rows else 0.0
+        start = last = time.perf_counter()
+        recent: list[dict[str, Array]] = []
+
+        @jax.jit
+        def update(
+            state: TrainState, batch: dict[str, Samples], cuts: dict[str, Cut]
+        ) -> tuple[TrainState, dict[str, Scalar]]:
+            slope, terms = jax.grad(self._loss, has_aux=True)(state.params, batch, cuts)
+            change, memory = optimizer.update(slope, state.optimizer["optax"], state.params)
+            params = optax.apply_updates(state.params, change)
+            averaged = jax.tree.map(
+                lambda old, new: old + (1 - config.average) * (new - old), state.averaged, params
+            )
+            terms["step_norm"] = jnp.linalg.norm(ravel_pytree(change)[0])
+            return TrainState(params, averaged, {"optax": memory}, state.step + 1), terms
+
+        for done in range(int(state.step) + 1, config.steps + 1):
+            if self._is_due(done - 1):
+                self._search(done - 1, state.averaged)
+            state, terms = update(state, self._batch(done - 1), self._drawn(done - 1))
+            recent.append(terms)
+            if done % config.validate_every and done != config.steps:
+                continue
+            row = {name: float(np.mean([terms[name] for terms in recent])) for name in recent[0]}
+            if not np.isfinite(row["loss"]):
+                raise IncompleteError(
+                    f"step {done}: the loss is not a number; the checkpoint before it is in "
+                    f"{checkpoints.folder}: try a smaller learning rate"
+                )
+            now = time.perf_counter()
+            row |= {
+                "tau": 0.0,
+                "samples_per_second": len(recent) * sum(self.counts.values()) / (now - last),
+                "seconds": before + now - start,
+            }
+            metrics.add({"step": done} | row)
+            rows = [{"step": done} | self._validate(name, state.averaged) for name in self.counts]
+            for of_family in rows:
+                validation.add(of_family)
+            write_json(
+                self.folder / BOTH, {"training": metrics.rows, "validation": validation.rows}
+            )
+            checkpoints.save(state)
+            functional = self._functional(state, rows)
+            save_functional(functional, self.folder / LAST)
+            if done == config.steps:
+                filters, elements = self.network.filters, self.network.elements
+                domain = training_domain(self.dataset, tuple(self.counts), filters, elements)
+                save_functional(replace(functional, domain=domain), self.folder / BEST)
+            if callback is not None:
+                callback(Progress(done, config.steps, row, _score(rows)))
+            recent, last = [], time.perf_counter()
+
+    def _loss(
+        self, params: dict, batch: dict[str, Samples], cuts: dict[str, Cut]
+    ) -> tuple[Scalar, dict[str, Scalar]]:
+        """Mean over the samples; every sample counts less from an error of `robust` on."""
+        robust, count = self.config.robust, sum(self.counts.values())
+        total, energy, potential, curvature = jnp.zeros((4,))
+        for name, samples in batch.items():
+            errors, residuals = self._errors(name, params, samples)
+            squares = jnp.sum(residuals**2, axis=1)
+            sums = errors**2 + squares
+            total += jnp.sum(2 * robust**2 * (jnp.sqrt(1 + sums / robust**2) - 1))
+            energy += jnp.sum(jnp.abs(errors))
+            potential += jnp.sum(squares)
+        for name, found in cuts.items():
+            along = partial(self.curvatures.along, params, element=self.labels[name].element)
+            missing = jax.vmap(along)(found) + found.rest - self.config.curvature.goal
+            curvature += jnp.sum((MILLIHARTREE_PER_UNIT * jnp.minimum(missing, 0)) ** 2)
+        loss = (total + self.config.curvature.weight * curvature) / count
+        terms = {"energy": energy, "potential": potential, "curvature": curvature}
+        return loss, {"loss": loss} | {name: value / count for name, value in terms.items()}
+
+    def _errors(
+        self, family: str, params: dict, samples: Samples
+    ) -> tuple[Float[Array, "samples"], Float[Array, "samples directions"]]:
+        """Errors of energies in mHa, and of potentials, whose squares add up to one in mHa."""
+        element = self.labels[family].element
+
+        def sample(
+            moments: Moments,
+            changes: Moments,
+            energy: Float[_Array, ""],
+            slope: Float[_Array, "directions"],
+        ) -> tuple[Scalar, Float[Array, "directions"]]:
+            value, derivative = jax.value_and_grad(self.whitening.energy, argnums=1)(
+                params, moments, element
+            )
+            along = sum(
+                (
+                    jnp.einsum("dakm,akm->d", change, part)
+                    for change, part in zip(changes, derivative, strict=True)
+                ),
+                start=jnp.zeros(()),
+            )
+            known = jnp.all(jnp.isfinite(slope))
+            residual = jnp.where(known, along - jnp.where(known, slope, 0), 0)
+            return (value - energy) / MILLIHARTREE, residual / MILLIHARTREE**0.5
+
+        return jax.vmap(sample)(*samples)
+
+    def _samples(self, family: str, numbers: np.ndarray) -> Samples:
+        known = self.labels[family]
+        return (
+            [part[numbers] for part in known.moments],
+            [part[numbers] for part in known.changes],
+            known.energy[numbers].astype(np.float32),
+            known.slope[numbers],
+        )
+
+    def _batch(self, step: int) -> dict[str, Samples]:
+        random = np.random.default_rng([self.config.seed, step])
+        batch = {}
+        for name, count in self.counts.items():
+            train = np.flatnonzero(~self.labels[name].validation)
+            batch[name] = self._samples(
+                name, random.choice(train, count, replace=len(train) < count)
+            )
+        return batch
+
+    def _drawn(self, step: int) -> dict[str, Cut]:
+        """Directions of low curvature for a step."""
+        random = np.random.default_rng([self.config.seed, step, 1])
+        rows = self.config.curvature.rows
+        drawn = {}
+        for name, cuts in self.cuts.items():
+            if cuts:
+                chosen = random.choice(len(cuts), rows, replace=len(cuts) < rows)
+                drawn[name] = jax.tree.map(
+                    lambda *leaves: np.stack(leaves), *(cuts[i] for i in chosen)
+                )
+        return drawn
+
+    def _is_due(self, step: int) -> bool:
+        settings = self.config.curvature
+        waited = step - settings.first
+        return settings.weight > 0 and waited >= 0 and waited % settings.every == 0
+
+    def _place(self, step: int) -> Path:
+        return self.folder / f"curvatures-{step:06d}.npz"
+
+    def _search(self, step: int, params: dict) -> None:
+        """Looks for directions of low curvature, and keeps them in the folder."""
+        if not self._place(step).is_file():
+            settings = self.config.curvature
+            found: dict[str, list] = {"site": [], "direction": [], "rest": [], "lowest": []}
+            for number, site in enumerate(self._sites()):
+                lowest, low = self.curvatures.low(params, site, settings.floor, settings.directions)
+                found["lowest"].append(lowest)
+                for direction, rest in low:
+                    padded = np.zeros(self._largest)
+                    padded[: len(direction)] = direction
+                    found["site"].append(number)
+                    found["direction"].append(padded)
+                    found["rest"].append(rest)
+            arrays = {name: np.array(values) for name, values in found.items()}
+            arrays["direction"] = arrays["direction"].reshape(-1, self._largest)
+            write_arrays(self._place(step), arrays)
+        self._read_cuts(step)
+
+    def _read_cuts(self, step: int) -> None:
+        with np.load(self._place(step)) as stored:
+            rows = zip(stored["site"], stored["direction"], stored["rest"], strict=True)
+            for number, direction, rest in rows:
+                site = self._sites()[int(number)]
+                cut = self.curvatures.cut(site, direction[: len(site.x)], float(rest))
+                self.cuts[site.family].append(cut)
+
+    @property
+    def _largest(self) -> int:
+        return max(len(site.x) for site in self._sites())
+
+    def _sites(self) -> list[Site]:
+        """Densities that are searched, spread over the training geometries of each family."""
+        if not self.sites:
+            settings = self.config.curvature
+            for name in self.counts:
+                all_of_it = self.dataset.select("train", name).geometries
+                chosen = np.linspace(0, len(all_of_it) - 1, settings.geometries).astype(int)
+                for place in np.unique(chosen):
+                    self.sites += find_sites(
+                        self.network,
+                        self.dataset,
+                        all_of_it[place],
+                        self.whitening,
+                        settings.mixtures,
+                    )
+        return self.sites
+
+    def _validate(self, family: str, params: dict) -> dict[str, Any]:
+        """Errors on the validation split in millihartree."""
+        numbers = np.flatnonzero(self.labels[family].validation)
+        evaluate = jax.jit(partial(self._errors, family))
+        found = []
+        for start in range(0, len(numbers), VALIDATED_AT_A_TIME):
+            own = numbers[start : start + VALIDATED_AT_A_TIME]
+            padded = np.resize(own, VALIDATED_AT_A_TIME)
+            energy, potential = evaluate(params, self._samples(family, padded))
+            squares = np.sum(np.asarray(potential) ** 2, axis=1)
+            found.append(np.stack([np.abs(energy), squares])[:, : len(own)])
+        energy, potential = np.concatenate(found, axis=1)
+        return {
+            "family": family,
+            "samples": energy.size,
+            "energy": float(energy.mean()),
+            "largest": float(energy.max()),
+            "tau": 0.0,
+            "potential": float(potential.mean()),
+            "median": float(np.median(potential)),
+        }
+
+    def _functional(self, state: TrainState, rows: list[dict[str, Any]]) -> LearnedFunctional:
+        params = self.whitening.folded(state.averaged)
+        params["bias"] = params["bias"] + self.shift
+        details = self.dataset.conditions(tuple(self.counts)) | {
+            "training": self.config.to_json(),
+            "version": metadata.version("kineticnet-jax"),
+            "steps": str(int(state.step)),
+        }
+        for row in rows:
+            details[f"validation error, {row['family']}"] = (
+                f"T_s MAE {row['energy']:.3g} mHa, potential {row['potential']:.3g} mHa"
+            )
+        provenance = Provenance(self.config.name, tuple(details.items()))
+        return LearnedFunctional(self.network, params, provenance=provenance)
+
+
+def _score(rows: list[dict[str, Any]]) -> float:
+    """Mean over families of the mean error of the energy and the median one of the potential."""
+    return float(np.mean([row["energy"] + row["median"] for row in rows]))

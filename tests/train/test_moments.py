@@ -1,0 +1,186 @@
+"""Training of moment networks: labels, curvatures, and a run that can be stopped."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from training import rows, to_toml, without_times
+
+import kineticnet_jax as kn
+from kineticnet_jax.curvature import energy_hessian
+from kineticnet_jax.energy import total_energy
+from kineticnet_jax.errors import IncompleteError, InputError
+from kineticnet_jax.evaluate import kohn_sham_density, sample_errors
+from kineticnet_jax.functionals.storage import read_functional
+from kineticnet_jax.nn.convolution import Filters
+from kineticnet_jax.train import moment_loop
+from kineticnet_jax.train.config import load_train_config
+from kineticnet_jax.train.metrics import VALIDATION
+from kineticnet_jax.train.moment_config import (
+    MomentCurvatureSettings,
+    MomentNetChoice,
+    MomentTrainConfig,
+)
+from kineticnet_jax.train.moment_loop import train_moments
+
+CONFIG = MomentTrainConfig(
+    "tiny",
+    steps=180,
+    target="total",
+    moments=MomentNetChoice(Filters((4, 2), last=50.0, cutoff=8.0), channels=4, hidden=4),
+    samples=4,
+    directions=8,
+    learning_rate=0.02,
+    warmup=2,
+    average=0.5,
+    validate_every=60,
+    # Everything is too low, so that something is found.
+    curvature=MomentCurvatureSettings(
+        weight=0.01, first=60, every=60, geometries=2, directions=2, floor=0.99, goal=1.5, rows=2
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("moments") / "run"
+    return folder, train_moments(CONFIG, kn.Dataset(data), folder)
+
+
+@pytest.fixture(scope="module")
+def inside(run, data):
+    """The run as it is inside, and parameters of which all matter."""
+    inside = moment_loop._Run(CONFIG, kn.Dataset(data), run[0])
+    random = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.02 * random.normal(size=leaf.shape), inside._initial()
+    )
+    return inside, params
+
+
+def folded(inside, params):
+    whole = inside.whitening.folded(params)
+    whole["bias"] = whole["bias"] + inside.shift
+    return kn.functionals.learned.LearnedFunctional(inside.network, whole)
+
+
+def test_errors_are_those_of_the_evaluation(inside, data):
+    """Energies of whitened moments are those of the functional that is written, on the grid."""
+    run, params = inside
+    functional = folded(run, params)
+    for family, known in run.labels.items():
+        numbers = np.flatnonzero(known.validation)
+        found, _ = run._errors(family, params, run._samples(family, numbers))
+        expected = sample_errors(functional, kn.Dataset(data).select("validation", family))
+        np.testing.assert_allclose(1e-3 * found, expected.energy, rtol=1e-3, atol=1e-5)
+
+
+def test_potentials_are_those_of_the_evaluation(data, tmp_path):
+    """In the mean over many directions."""
+    config = dataclasses.replace(CONFIG, directions=2000, steps=1)
+    run = moment_loop._Run(config, kn.Dataset(data), tmp_path / "run")
+    params = run._initial()
+    functional = folded(run, params)
+    known = run.labels["H2"]
+    numbers = np.flatnonzero(known.validation)
+    _, residuals = run._errors("H2", params, run._samples("H2", numbers))
+    found = 1e-3 * np.sum(np.asarray(residuals) ** 2, axis=1)
+    expected = sample_errors(functional, kn.Dataset(data).select("validation", "H2")).potential
+    np.testing.assert_allclose(found, expected, rtol=0.15)
+
+
+def test_hessian_is_that_of_the_total_energy(inside, data):
+    run, params = inside
+    functional = folded(run, params)
+    site = next(s for s in run._sites() if s.family == "H2" and s.mixture == 0)
+    found, _ = run.curvatures.hessian(params, site)
+    system, density = kohn_sham_density(kn.Dataset(data), site.geometry)
+    energy = total_energy(system, functional, kn.Dataset(data).config.xc)
+    expected = energy_hessian(energy, density)
+    np.testing.assert_allclose(found, expected, atol=2e-3 * np.max(np.abs(expected)))
+
+
+def test_rows_are_curvatures_along_directions(inside):
+    run, params = inside
+    site = next(s for s in run._sites() if s.family == "H2" and s.mixture == 1)
+    total, _ = run.curvatures.hessian(params, site)
+    lowest, directions = run.curvatures.low(params, site, floor=1e6, count=4)
+    values = np.linalg.eigvalsh(total)
+    assert lowest == pytest.approx(values[0])
+    assert directions
+    for value, (direction, rest) in zip(values, directions, strict=True):
+        if abs(value - 1) < 1e-6:  # no change of the density
+            continue
+        cut = run.curvatures.cut(site, direction, rest)
+        found = run.curvatures.along(params, cut, site.element) + rest
+        np.testing.assert_allclose(found, value, rtol=2e-3, atol=2e-3)
+
+
+def test_a_run_learns_and_can_be_used(run, inside, data):
+    folder, functional = run
+    run, _ = inside
+    for row in rows(folder, VALIDATION)[-len(run.counts) :]:
+        before = run._validate(row["family"], run._initial())
+        found = float(row["energy"]) + float(row["median"])
+        assert found < 0.4 * (before["energy"] + before["median"])
+    assert functional.domain is not None
+    system = kn.prepare(kn.Dataset(data).molecule(0), "6-31g", grid_level=1)
+    assert jnp.isfinite(kn.kinetic_energy(functional, system, kn.initial_density(system)))
+    assert dict(functional.provenance.details)["steps"] == "180"
+
+
+def test_killed_run_goes_on_as_if_nothing_had_happened(run, data, tmp_path):
+    folder = tmp_path / "run"
+
+    def kill(progress):
+        if progress.step == 120:
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        train_moments(CONFIG, kn.Dataset(data), folder, kill)
+    train_moments(CONFIG, kn.Dataset(data), folder)
+    for name in (VALIDATION, "metrics.csv"):
+        assert without_times(rows(folder, name)) == without_times(rows(run[0], name))
+    first, again = (read_functional(place / "best").params for place in (run[0], folder))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+
+
+def test_interrupted_run_says_how_to_go_on(data, tmp_path):
+    def interrupt(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(IncompleteError, match="same command again"):
+        train_moments(CONFIG, kn.Dataset(data), tmp_path / "run", interrupt)
+
+
+def test_configuration_is_read_from_its_file(tmp_path):
+    (tmp_path / "moments.toml").write_text(to_toml(CONFIG))
+    assert load_train_config(tmp_path / "moments.toml") == CONFIG
+
+
+def test_other_run_in_the_folder(run, data):
+    other = dataclasses.replace(CONFIG, seed=1)
+    with pytest.raises(InputError, match=r"other settings \(training.seed\)"):
+        train_moments(other, kn.Dataset(data), run[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps must be"),
+        ({"directions": 0}, "directions must be"),
+        ({"kappa": 0.0}, "kappa must be"),
+        ({"average": 1.0}, "average must be"),
+        ({"families": {"H2": 0}}, "samples of families"),
+        ({"families": {"H2O": 1}}, "unknown family"),
+        ({"curvature": MomentCurvatureSettings(floor=0.5, goal=0.1)}, "floor of the curvature"),
+        ({"curvature": MomentCurvatureSettings(mixtures=(2.0,))}, "mixtures must be"),
+        ({"moments": MomentNetChoice(channels=0)}, "channels must be"),
+    ],
+)
+def test_settings_that_make_no_sense(data, tmp_path, change, message):
+    config = dataclasses.replace(CONFIG, **change)
+    with pytest.raises(InputError, match=message):
+        train_moments(config, kn.Dataset(data), tmp_path / "run")

@@ -26,8 +26,8 @@ Moments = list[Float[Array | np.ndarray, "..."]]
 """For l = 0, 1, …: the moments of every atom, those of all powers of one filter beside each other,
 with 2l + 1 components each."""
 
-FAINT = 1e-10
-"""Density in bohr⁻³ below which powers of it become linear, for finite derivatives."""
+FAINT = 1e-6
+"""Density in bohr⁻³ below which powers of it become linear, so that derivatives stay small."""
 
 BEND = 0.02
 """Invariants s enter the nonlinear part as s / (1 + 0.02 s²)^½, so that it cannot run away."""
@@ -97,7 +97,7 @@ def density_moments(
 ) -> Moments:
     """∫ n^p u(r) (√α_k r)^l exp(-α_k r²) Y_lm dr around every atom.
 
-    Below 1e-10 bohr⁻³, n^p is n (n + 1e-10)^(p - 1).
+    n^p is n (n + 1e-6)^(p - 1) for finite derivatives where there is nothing.
 
     Args:
         config: filters and powers.

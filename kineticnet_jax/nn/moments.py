@@ -29,6 +29,9 @@ with 2l + 1 components each."""
 FAINT = 1e-6
 """Density in bohr⁻³ below which powers of it become linear, so that derivatives stay small."""
 
+BARRIER = 1.0
+"""Hartree that an atom costs whose channels are, in the mean of squares, twice their limit."""
+
 BEND = 0.02
 """Invariants s enter the nonlinear part as s / (1 + 0.02 s²)^½, so that it cannot run away."""
 
@@ -129,6 +132,20 @@ def density_moments(
     return [part.reshape(*part.shape[:-3], -1, part.shape[-1]) for part in parts]
 
 
+def mix(params: Any, moments: Moments, element: Int[Array | np.ndarray, "atoms"]) -> Moments:
+    """Channels of every atom, linear in its moments.
+
+    Args:
+        params: as in `MomentNet`, of these moments; "mean" is not subtracted here.
+        moments: of every atom.
+        element: index of its element.
+    """
+    return [
+        jnp.einsum("ack,akm->acm", matrix[element], part)
+        for matrix, part in zip(params["mix"], moments, strict=True)
+    ]
+
+
 def read_out(params: Any, moments: Moments, element: Int[Array | np.ndarray, "atoms"]) -> Scalar:
     """Energy of moments: linear and quadratic invariants of each atom, and two hidden layers.
 
@@ -139,14 +156,11 @@ def read_out(params: Any, moments: Moments, element: Int[Array | np.ndarray, "at
     """
     energy = jnp.sum(params["bias"][element])
     energy += jnp.sum(params["linear"][element] * moments[0][..., 0])
-    invariants = []
-    for l, (mix, part) in enumerate(zip(params["mix"], moments, strict=True)):
-        mixed = jnp.einsum("ack,akm->acm", mix[element], part)
-        if l == 0:
-            invariants.append(mixed[..., 0])
-        else:
-            partner = jnp.einsum("cd,adm->acm", params["partners"][l - 1], mixed)
-            invariants.append(jnp.sum(mixed * partner, axis=-1))
+    first, *rest = mix(params, moments, element)
+    invariants = [first[..., 0]]
+    for partners, mixed in zip(params["partners"], rest, strict=True):
+        partner = jnp.einsum("cd,adm->acm", partners, mixed)
+        invariants.append(jnp.sum(mixed * partner, axis=-1))
     s = jnp.concatenate(invariants, axis=-1)
     energy += jnp.sum(params["quadratic"][element] * s)
     z = s / jnp.sqrt(1 + BEND * s**2)
@@ -155,12 +169,32 @@ def read_out(params: Any, moments: Moments, element: Int[Array | np.ndarray, "at
     return energy + jnp.sum(params["last"][element] * z)
 
 
+def channel_squares(
+    params: Any, moments: Moments, element: Int[Array | np.ndarray, "atoms"]
+) -> Float[Array, "atoms invariants"]:
+    """Squared lengths of all channels of every atom."""
+    squares = [jnp.sum(part**2, axis=-1) for part in mix(params, moments, element)]
+    return jnp.concatenate(squares, axis=-1)
+
+
+def barrier(params: Any, moments: Moments, element: Int[Array | np.ndarray, "atoms"]) -> Scalar:
+    """Energy of what is far from all training densities, Σ_A (q_A / limit - 1)₊² hartree.
+
+    q is the mean over the channels of their squared lengths in units of what is usual. It is zero
+    at all densities of the training.
+    """
+    squares = channel_squares(params, moments, element)
+    q = jnp.mean(squares / params["usual"][element], axis=-1)
+    return BARRIER * jnp.sum(jnp.maximum(q / params["limit"][element] - 1, 0) ** 2)
+
+
 @dataclass(frozen=True)
 class MomentNet:
     """The network as a pure function of its parameters.
 
     T = Σ_A f_Z(moments of A) is invariant under rotation, reflection, translation, permutation of
-    like atoms and padding. It has no kinetic energy density.
+    like atoms and padding. Far from the densities of its training a barrier rises, so that an
+    optimization that is lost comes back. It has no kinetic energy density.
 
     Attributes:
         config: what it looks like.
@@ -184,6 +218,8 @@ class MomentNet:
         zero = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
         widths = (config.invariants, hidden)
         return zero | {
+            "usual": zero["usual"] + 1,
+            "limit": np.full(elements, np.inf, np.float32),
             "mix": [normal(elements, channels, size, fan=size) for size in config.sizes],
             "partners": [normal(channels, channels, fan=channels) for _ in config.sizes[1:]],
             "hidden": [
@@ -216,6 +252,8 @@ class MomentNet:
                 for width in (config.invariants, hidden)
             ],
             "last": of(elements, hidden),
+            "usual": of(elements, config.invariants),
+            "limit": of(elements),
         }
 
     def apply(
@@ -250,6 +288,7 @@ class MomentNet:
         moments[0] -= params["mean"][element][..., None]
 
         def atom(moments: Moments, element: Int[Array, ""]) -> Scalar:
-            return read_out(params, [part[None] for part in moments], element[None])
+            own = [part[None] for part in moments], element[None]
+            return read_out(params, *own) + barrier(params, *own)
 
         return jnp.sum(jnp.where(present, jax.vmap(atom)(moments, element), 0))

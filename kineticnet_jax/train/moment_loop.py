@@ -21,7 +21,7 @@ from kineticnet_jax.errors import IncompleteError, InputError, unknown_name
 from kineticnet_jax.files import write_arrays, write_json
 from kineticnet_jax.functionals.learned import LearnedFunctional, Provenance
 from kineticnet_jax.functionals.storage import read_functional, save_functional
-from kineticnet_jax.nn.moments import MomentNet, Moments
+from kineticnet_jax.nn.moments import MomentNet, Moments, channel_squares
 from kineticnet_jax.train.checkpoint import Checkpoints
 from kineticnet_jax.train.curvature import MILLIHARTREE_PER_UNIT
 from kineticnet_jax.train.folder import prepare_folder
@@ -42,6 +42,12 @@ from kineticnet_jax.train.step import TrainState
 from kineticnet_jax.types import Scalar
 
 VALIDATED_AT_A_TIME = 32
+
+SLACK = 2.0
+"""How far beyond the farthest training sample of an element its barrier begins, in squares."""
+
+LEAST = 1e-3
+"""Square of a channel that is nothing, as those of vectors in a round atom."""
 
 FINAL = 1 / 300
 """The last learning rate in units of the largest."""
@@ -170,9 +176,10 @@ class _Run:
         return read_functional(self.folder / BEST)
 
     def _initial(self) -> dict[str, Any]:
-        """Without the mean, which whitening has taken off."""
+        """Those that are trained; the others follow from the data."""
         params = MomentNet(self.network).init(self.config.seed)
-        return {name: value for name, value in params.items() if name != "mean"}
+        known = ("mean", "usual", "limit")
+        return {name: value for name, value in params.items() if name not in known}
 
     def _steps(
         self,
@@ -397,8 +404,25 @@ class _Run:
             "median": float(np.median(potential)),
         }
 
+    def _limits(self, params: dict) -> dict[str, np.ndarray]:
+        """What is usual in the channels, and how far training samples are from it at most."""
+        squares: list[list[np.ndarray]] = [[] for _ in self.network.elements]
+        for known in self.labels.values():
+            moments = [part[~known.validation] for part in known.moments]
+            scaled = self.whitening.scaled(moments)
+            found = jax.vmap(partial(channel_squares, params, element=known.element))(scaled)
+            for atom, element in enumerate(known.element):
+                squares[element].append(np.asarray(found[:, atom]))
+        of_elements = [np.concatenate(rows) for rows in squares]
+        usual = [rows.mean(axis=0) + LEAST for rows in of_elements]
+        largest = [
+            np.max(np.mean(rows / mean, axis=1))
+            for rows, mean in zip(of_elements, usual, strict=True)
+        ]
+        return {"usual": np.array(usual), "limit": SLACK * np.array(largest)}
+
     def _functional(self, state: TrainState, rows: list[dict[str, Any]]) -> LearnedFunctional:
-        params = self.whitening.folded(state.averaged)
+        params = self.whitening.folded(state.averaged) | self._limits(state.averaged)
         params["bias"] = params["bias"] + self.shift
         details = self.dataset.conditions(tuple(self.counts)) | {
             "training": self.config.to_json(),

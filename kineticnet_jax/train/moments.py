@@ -237,12 +237,15 @@ class Whitening:
 
     def energy(self, params: dict, moments: Moments, element: Array | np.ndarray) -> Scalar:
         """`read_out` of whitened moments with the parameters that are trained."""
-        scaled = [
+        linear = params["linear"] * jnp.asarray(self.scales[0], params["linear"].dtype)
+        return read_out(params | {"linear": linear}, self.scaled(moments), element)
+
+    def scaled(self, moments: Moments) -> Moments:
+        """Whitened moments in units of their spread."""
+        return [
             part / jnp.asarray(scale, part.dtype)[:, None]
             for part, scale in zip(moments, self.scales, strict=True)
         ]
-        linear = params["linear"] * jnp.asarray(self.scales[0], scaled[0].dtype)
-        return read_out(params | {"linear": linear}, scaled, element)
 
     def folded(self, params: dict) -> dict:
         """The parameters of `MomentNet`, for moments as they are, of those that are trained."""

@@ -13,7 +13,14 @@ from kineticnet_jax.errors import InputError
 from kineticnet_jax.functionals.learned import LearnedFunctional
 from kineticnet_jax.functionals.storage import read_functional, save_functional
 from kineticnet_jax.nn.convolution import Filters
-from kineticnet_jax.nn.moments import MomentNet, MomentNetConfig, density_moments
+from kineticnet_jax.nn.moments import (
+    BARRIER,
+    MomentNet,
+    MomentNetConfig,
+    barrier,
+    channel_squares,
+    density_moments,
+)
 from kineticnet_jax.nn.neighbors import all_neighbors
 
 CONFIG = MomentNetConfig(
@@ -27,7 +34,8 @@ def make_functional(config=CONFIG, seed=1):
     params = jax.tree.map(
         lambda leaf: random.normal(size=leaf.shape) * 0.2, MomentNet(config).shapes()
     )
-    return LearnedFunctional(config, params | {"bias": params["bias"] + 3.0})
+    usual = {"usual": np.abs(params["usual"]) + 1, "limit": np.abs(params["limit"]) + 0.5}
+    return LearnedFunctional(config, params | usual | {"bias": params["bias"] + 3.0})
 
 
 def density_of(molecule, points):
@@ -149,6 +157,25 @@ def test_bounds_hold_for_any_parameters(water):
         rest = functional.remainder(system.molecule, system.grid, density)
         largest = kn.load_functional("tf").remainder(system.molecule, system.grid, density)
         assert 0 <= rest <= largest
+
+
+def test_barrier_rises_beyond_the_limit_only(water):
+    system, density = water
+    element = jnp.array([1, 0, 0])
+    moments = density_moments(
+        CONFIG,
+        all_neighbors(3, len(density.n)),
+        system.grid,
+        jnp.asarray(system.molecule.positions),
+        density.n,
+    )
+    params = make_functional().params
+    squares = channel_squares(params, moments, element)
+    q = np.mean(squares / params["usual"][element], axis=1)
+    inside = params | {"limit": np.array([q[1:].max(), q[0]])}
+    assert barrier(inside, moments, element) == 0
+    outside = params | {"limit": np.array([q[1:].max(), q[0] / 3])}
+    np.testing.assert_allclose(barrier(outside, moments, element), BARRIER * 4, rtol=1e-6)
 
 
 def test_goes_through_a_file(water, tmp_path):

@@ -61,7 +61,7 @@ def inside(run, data):
 
 
 def folded(inside, params):
-    whole = inside.whitening.folded(params)
+    whole = inside.whitening.folded(params) | inside._limits(params)
     whole["bias"] = whole["bias"] + inside.shift
     return kn.functionals.learned.LearnedFunctional(inside.network, whole)
 
@@ -89,6 +89,19 @@ def test_potentials_are_those_of_the_evaluation(data, tmp_path):
     found = 1e-3 * np.sum(np.asarray(residuals) ** 2, axis=1)
     expected = sample_errors(functional, kn.Dataset(data).select("validation", "H2")).potential
     np.testing.assert_allclose(found, expected, rtol=0.15)
+
+
+def test_training_samples_are_below_the_barrier(inside, data):
+    run, params = inside
+    limited = folded(run, params)
+    infinite = {"limit": np.full_like(limited.params["limit"], np.inf)}
+    free = dataclasses.replace(limited, params=limited.params | infinite)
+    tight = {"limit": limited.params["limit"] / moment_loop.SLACK * 0.9}
+    cut = dataclasses.replace(limited, params=limited.params | tight)
+    part = kn.Dataset(data).select("train", "H2")
+    energies = [sample_errors(one, part).energy for one in (limited, free, cut)]
+    np.testing.assert_array_equal(energies[0], energies[1])
+    assert np.any(energies[2] > energies[1])
 
 
 def test_hessian_is_that_of_the_total_energy(inside, data):

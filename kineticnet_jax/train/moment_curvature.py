@@ -228,21 +228,31 @@ class Curvatures:
                 found.append((direction, float(value - vector @ learned @ vector)))
         return float(values[0]), found
 
-    def cut(self, site: Site, direction: Float[np.ndarray, "functions"], rest: float) -> Cut:
-        """A direction as a residual needs it."""
+    def cuts(
+        self,
+        site: Site,
+        directions: Float[np.ndarray, "directions functions"],
+        rest: Float[np.ndarray, "directions"],
+    ) -> list[Cut]:
+        """Directions as residuals need them."""
         with jax.enable_x64(True):
+            tools = moment_tools(self.config, site.space)
             second = _second_along(
-                self.config,
-                site.space,
-                moment_tools(self.config, site.space),
-                jnp.asarray(site.x),
-                jnp.asarray(direction),
+                self.config, site.space, tools, jnp.asarray(site.x), jnp.asarray(directions)
             )
-        first = [
-            np.einsum("x,x...->...", direction, part).astype(np.float32) for part in site.changes
+        seconds = self.whitening.of_changes(site.element, [np.asarray(part) for part in second])
+        firsts = [
+            np.tensordot(directions, part, axes=1).astype(np.float32) for part in site.changes
         ]
-        whitened = self.whitening.of_changes(site.element, [np.asarray(part) for part in second])
-        return Cut(site.moments, first, whitened, np.float32(rest))
+        return [
+            Cut(
+                site.moments,
+                [part[i] for part in firsts],
+                [part[i] for part in seconds],
+                np.float32(rest[i]),
+            )
+            for i in range(len(rest))
+        ]
 
     def along(self, params: dict, cut: Cut, element: np.ndarray) -> Scalar:
         """Second derivative of what is learned along a direction, in hartree."""
@@ -288,19 +298,24 @@ def _second_along(
     space: OneElectronSpace,
     tools: Tools,
     x: Float[Array, "functions"],
-    direction: Float[Array, "functions"],
+    directions: Float[Array, "directions functions"],
 ) -> Moments:
-    """Second derivatives of the moments along a change of ψ, at constant N."""
+    """Second derivatives of the moments along changes of ψ, at constant N."""
     neighbors, operators, functions = tools
-    psi, change = functions @ x, functions @ direction
+    psi = functions @ x
 
-    def moments(step: Scalar) -> Moments:
-        square = jnp.vdot(x, x) + step**2 * jnp.vdot(direction, direction)
-        n = (psi + step * change) ** 2 * (jnp.vdot(x, x) / square)
-        return density_moments(config, neighbors, space.grid, space.positions, n, operators)
+    def along(direction: Float[Array, "functions"]) -> Moments:
+        change = functions @ direction
 
-    def first(step: Scalar) -> Moments:
-        return jax.jvp(moments, (step,), (jnp.ones_like(step),))[1]
+        def moments(step: Scalar) -> Moments:
+            square = jnp.vdot(x, x) + step**2 * jnp.vdot(direction, direction)
+            n = (psi + step * change) ** 2 * (jnp.vdot(x, x) / square)
+            return density_moments(config, neighbors, space.grid, space.positions, n, operators)
 
-    zero = jnp.zeros(())
-    return jax.jvp(first, (zero,), (jnp.ones_like(zero),))[1]
+        def first(step: Scalar) -> Moments:
+            return jax.jvp(moments, (step,), (jnp.ones_like(step),))[1]
+
+        zero = jnp.zeros(())
+        return jax.jvp(first, (zero,), (jnp.ones_like(zero),))[1]
+
+    return jax.lax.map(along, directions)

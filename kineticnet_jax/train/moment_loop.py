@@ -355,11 +355,13 @@ class _Run:
 
     def _read_cuts(self, step: int) -> None:
         with np.load(self._place(step)) as stored:
-            rows = zip(stored["site"], stored["direction"], stored["rest"], strict=True)
-            for number, direction, rest in rows:
-                site = self._sites()[int(number)]
-                cut = self.curvatures.cut(site, direction[: len(site.x)], float(rest))
-                self.cuts[site.family].append(cut)
+            numbers, directions, rest = (stored[name] for name in ("site", "direction", "rest"))
+        for number in np.unique(numbers):
+            site, own = self._sites()[int(number)], numbers == number
+            # As many each time: other numbers would be compiled again.
+            rows = np.resize(np.flatnonzero(own), self.config.curvature.directions)
+            cuts = self.curvatures.cuts(site, directions[rows, : len(site.x)], rest[rows])
+            self.cuts[site.family] += cuts[: np.sum(own)]
 
     @property
     def _largest(self) -> int:

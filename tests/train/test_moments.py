@@ -126,7 +126,7 @@ def test_rows_are_curvatures_along_directions(inside):
     for value, (direction, rest) in zip(values, directions, strict=True):
         if abs(value - 1) < 1e-6:  # no change of the density
             continue
-        cut = run.curvatures.cut(site, direction, rest)
+        (cut,) = run.curvatures.cuts(site, direction[None], np.array([rest]))
         found = run.curvatures.along(params, cut, site.element) + rest
         np.testing.assert_allclose(found, value, rtol=2e-3, atol=2e-3)
 

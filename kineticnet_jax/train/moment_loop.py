@@ -1,7 +1,10 @@
 """The training of a moment network; goes on where it was stopped."""
 
 import time
-from collections.abc import Callable
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
@@ -115,6 +118,7 @@ class _Run:
             known.changes = self.whitening.of_changes(known.element, known.changes)
             known.energy = known.energy - np.sum(self.shift[known.element])
         self.curvatures = Curvatures(self.network, self.whitening)
+        self._evaluate = jax.jit(self._errors, static_argnums=0)
         self.sites: list[Site] = []
         self.cuts: dict[str, list[Cut]] = {name: [] for name in self.counts}
 
@@ -133,7 +137,7 @@ class _Run:
             }
             arrays = {key: value for key, value in arrays.items() if not isinstance(value, list)}
             write_arrays(place, arrays)
-        with np.load(place) as stored:
+        with _stored(place) as stored:
             lists = {
                 name: [stored[f"{name}-{l}"] for l in levels] for name in ("moments", "changes")
             }
@@ -142,7 +146,6 @@ class _Run:
                 lists["moments"],
                 lists["changes"],
                 stored["slope"],
-                stored["geometry"],
                 stored["element"],
                 stored["validation"],
             )
@@ -234,13 +237,14 @@ class _Run:
             write_json(
                 self.folder / BOTH, {"training": metrics.rows, "validation": validation.rows}
             )
-            checkpoints.save(state)
             functional = self._functional(state, rows)
             save_functional(functional, self.folder / LAST)
             if done == config.steps:
                 filters, elements = self.network.filters, self.network.elements
                 domain = training_domain(self.dataset, tuple(self.counts), filters, elements)
                 save_functional(replace(functional, domain=domain), self.folder / BEST)
+            # Last: what a run that is killed before has not written, it writes when it goes on.
+            checkpoints.save(state)
             if callback is not None:
                 callback(Progress(done, config.steps, row, _score(rows)))
             recent, last = [], time.perf_counter()
@@ -354,7 +358,7 @@ class _Run:
         self._read_cuts(step)
 
     def _read_cuts(self, step: int) -> None:
-        with np.load(self._place(step)) as stored:
+        with _stored(self._place(step)) as stored:
             numbers, directions, rest = (stored[name] for name in ("site", "direction", "rest"))
         for number in np.unique(numbers):
             site, own = self._sites()[int(number)], numbers == number
@@ -387,12 +391,11 @@ class _Run:
     def _validate(self, family: str, params: dict) -> dict[str, Any]:
         """Errors on the validation split in millihartree."""
         numbers = np.flatnonzero(self.labels[family].validation)
-        evaluate = jax.jit(partial(self._errors, family))
         found = []
         for start in range(0, len(numbers), VALIDATED_AT_A_TIME):
             own = numbers[start : start + VALIDATED_AT_A_TIME]
             padded = np.resize(own, VALIDATED_AT_A_TIME)
-            energy, potential = evaluate(params, self._samples(family, padded))
+            energy, potential = self._evaluate(family, params, self._samples(family, padded))
             squares = np.sum(np.asarray(potential) ** 2, axis=1)
             found.append(np.stack([np.abs(energy), squares])[:, : len(own)])
         energy, potential = np.concatenate(found, axis=1)
@@ -437,6 +440,20 @@ class _Run:
             )
         provenance = Provenance(self.config.name, tuple(details.items()))
         return LearnedFunctional(self.network, params, provenance=provenance)
+
+
+@contextmanager
+def _stored(place: Path) -> Iterator[Mapping[str, np.ndarray]]:
+    """The arrays of a file of the run.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    try:
+        with np.load(place) as stored:
+            yield stored
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        raise InputError(f"{place}: damaged; delete it and give the same command again") from None
 
 
 def _score(rows: list[dict[str, Any]]) -> float:

@@ -4,7 +4,6 @@ Moments are integrals of powers of the density. With their derivatives along cha
 sample's potential is compared without its grid, a hundred times faster than on it.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -32,21 +31,19 @@ from kineticnet_jax.types import PerPoint, Scalar
 FLOOR = 1e-7
 """Variance, relative to the largest, below which a combination of moments is not scaled up."""
 
-
 VANISHING = 1e-6
 """Size of a moment, relative to the largest, that is zero but for rounding, as in a round atom."""
 
 
 @dataclass
 class MomentLabels:
-    """Samples of one family; the first axis of all arrays but the last two.
+    """Samples of one family, along the first axis of everything but `element`.
 
     Attributes:
         energy: T_s - T_vW or T_s in hartree.
-        moments: of every atom; once `Whitening.apply` is done, whitened.
+        moments: of every atom; in a training whitened.
         changes: derivatives of the moments along changes of ψ, with an axis for directions.
         slope: derivatives of the energy along the same changes; NaN where there are none.
-        geometry: index of the geometry.
         element: index of the element of every atom.
         validation: whether the geometry is one of the validation split.
     """
@@ -55,7 +52,6 @@ class MomentLabels:
     moments: list[np.ndarray]
     changes: list[np.ndarray]
     slope: Float[np.ndarray, "samples directions"]
-    geometry: np.ndarray
     element: np.ndarray
     validation: np.ndarray
 
@@ -67,7 +63,6 @@ def moment_labels(
     directions: int,
     kappa: float,
     seed: int = 0,
-    callback: Callable[[int], None] | None = None,
 ) -> MomentLabels:
     """Moments and labels of the training and validation samples of a family.
 
@@ -78,7 +73,6 @@ def moment_labels(
         directions: random directions along which the potential of each sample is known.
         kappa: κ in hartree, see `preconditioned_changes`.
         seed: of the directions.
-        callback: called with the number of geometries done.
     """
     rows: list[tuple] = []
     key = jax.random.key(seed, impl="threefry2x32")
@@ -100,16 +94,13 @@ def moment_labels(
                         kappa,
                     )
                     found = jax.tree.map(np.asarray, values)
-                    rows.append((*found, geometry, split == "validation"))
-                if callback is not None:
-                    callback(len({row[-2] for row in rows}))
-    energy, slope, moments, changes, geometries, validation = zip(*rows, strict=True)
+                    rows.append((*found, split == "validation"))
+    energy, slope, moments, changes, validation = zip(*rows, strict=True)
     return MomentLabels(
         np.array(energy),
         [np.stack(part) for part in zip(*moments, strict=True)],
         [np.stack(part) for part in zip(*changes, strict=True)],
         np.array(slope, np.float32),
-        np.array(geometries),
         np.array([config.elements.index(int(z)) for z in dataset.family(family).charges]),
         np.array(validation),
     )
@@ -200,14 +191,12 @@ class Whitening:
             maps.append([_inverse_root(square, VANISHING**2 * largest) for square in squares])
         stacked = [np.stack(of_l) for of_l in zip(*maps, strict=True)]
         whitening = cls(np.array(means), stacked, [])
-        for l in range(len(config.sizes)):
-            spread = [
-                np.mean(
-                    whitening.of_moments(known.element, known.moments)[l][~known.validation] ** 2,
-                    axis=(0, 1, 3),
-                )
-                for known in labels.values()
-            ]
+        families = [
+            whitening.of_moments(known.element, [m[~known.validation] for m in known.moments])
+            for known in labels.values()
+        ]
+        for of_l in zip(*families, strict=True):
+            spread = [np.mean(part**2, axis=(0, 1, 3)) for part in of_l]
             whitening.scales.append(np.sqrt(1 + np.mean(spread, axis=0)))
         return whitening
 

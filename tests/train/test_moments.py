@@ -1,6 +1,7 @@
 """Training of moment networks: labels, curvatures, and a run that can be stopped."""
 
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -158,6 +159,30 @@ def test_killed_run_goes_on_as_if_nothing_had_happened(run, data, tmp_path):
         assert without_times(rows(folder, name)) == without_times(rows(run[0], name))
     first, again = (read_functional(place / "best").params for place in (run[0], folder))
     jax.tree.map(np.testing.assert_array_equal, first, again)
+
+
+def test_killed_before_the_last_functional_is_written(run, data, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+
+    def kill(*_):
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(moment_loop, "training_domain", kill)
+        with pytest.raises(RuntimeError, match="killed"):
+            train_moments(CONFIG, kn.Dataset(data), folder)
+    again = train_moments(CONFIG, kn.Dataset(data), folder)
+    jax.tree.map(np.testing.assert_array_equal, again.params, run[1].params)
+
+
+@pytest.mark.parametrize("name", ["labels-H2.npz", "curvatures-000060.npz"])
+def test_damaged_file_of_a_run(run, data, tmp_path, name):
+    folder = tmp_path / "run"
+    shutil.copytree(run[0], folder)
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=rf"{name}: damaged; delete it"):
+        train_moments(CONFIG, kn.Dataset(data), folder)
 
 
 def test_interrupted_run_says_how_to_go_on(data, tmp_path):

@@ -35,6 +35,9 @@ FIRST_RADIUS = 0.25
 ROUNDING = 32
 """Rounding of a value in units of the last place; smaller changes of it mean nothing."""
 
+FLATTER = 0.9
+"""To what part the slope along a step must fall where values are rounded."""
+
 MAX_REJECTIONS = 12
 """Steps rejected in a row before the search is given up; each divides the radius by four."""
 
@@ -158,13 +161,14 @@ def advance(
         floor: a value no admissible argument can have; below it the search has diverged.
         limit: total number of steps, at most the length of the history.
         rounding: relative error of differences of the function's values; by default that of sums
-            in their precision.
+            in their precision. Where decreases are not larger, slopes along the step must fall.
 
     Returns:
         The state after the last step; z is the best argument met.
 
     Reference: J. Nocedal, S. J. Wright, Numerical Optimization, 2nd ed. (Springer, 2006),
-        algorithms 4.1, 7.2 and 7.4.
+        algorithms 4.1, 7.2 and 7.4; W. W. Hager, H. Zhang, SIAM J. Optim. 16, 170 (2005), section 2
+        (slopes instead of values that are rounded).
     """
     if rounding is None:
         rounding = ROUNDING * float(jnp.finfo(state.value.dtype).eps)
@@ -202,9 +206,11 @@ def _judge(
     finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient))
     diverged = finite & (value < floor)
     decrease = state.value - value
-    # Once the decrease drowns in the rounding of the value, only the gradient tells.
+    # Once the decrease drowns in the rounding of the value, only the slope along the step tells.
     noise = rounding * jnp.maximum(1.0, jnp.abs(value))
-    flatter = jnp.linalg.norm(gradient) < jnp.linalg.norm(state.gradient)
+    moved = there.z - state.z
+    before, after = jnp.vdot(state.gradient, moved), jnp.vdot(gradient, moved)
+    flatter = jnp.abs(after) < FLATTER * jnp.abs(before)
     in_noise = (predicted < noise) & (jnp.abs(decrease) < noise)
     ratio = jnp.where(in_noise, jnp.where(flatter, 1.0, -1.0), decrease / predicted)
     accepted = first | (finite & ~diverged & (ratio > 1e-4))
@@ -217,14 +223,14 @@ def _judge(
         state.radius,
         jnp.where(accepted & (ratio > 0.75) & (length > 0.8 * state.radius), grown, shrunk),
     )
-    remembered = _remember(state.pairs, there.z - state.z, gradient - state.gradient)
-    moved = replace(
+    remembered = _remember(state.pairs, moved, gradient - state.gradient)
+    gone = replace(
         there,
         pairs=jax.tree.map(partial(jnp.where, first), state.pairs, remembered),
         rejections=jnp.zeros_like(state.rejections),
     )
     stayed = replace(state, rejections=state.rejections + 1)
-    state = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), moved, stayed)
+    state = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), gone, stayed)
     state = replace(
         state,
         radius=radius,

@@ -51,6 +51,23 @@ def test_newton_leaves_a_saddle_point():
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_rounding_of_values_does_not_end_the_search(method):
+    rounding = 1e-9
+
+    def rounded(z):
+        value, rest = rayleigh_quotient(z)
+        step = jnp.round(value / rounding) * rounding
+        return value + jax.lax.stop_gradient(step - value), rest
+
+    def status(told):
+        start = minimize.start(unit(START), {"first": jnp.nan}, 200)
+        return minimize.advance(rounded, unit, start, method, 1e-8, -1e9, 200, told).status
+
+    assert status(rounding) == minimize.CONVERGED
+    assert status(None) != minimize.CONVERGED
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_values_never_rise_and_steps_are_bounded(method):
     state = run(rayleigh_quotient, START, method)
     energies = np.asarray(state.history.energy)[: int(state.steps) + 1]

@@ -19,7 +19,7 @@ from kineticnet_jax.grid import Grid, GridDensity
 from kineticnet_jax.molecule import Molecule
 from kineticnet_jax.nn.config import NetworkConfig, check_elements
 from kineticnet_jax.nn.convolution import build_operators, operator_bytes
-from kineticnet_jax.nn.moments import MomentNet, MomentNetConfig
+from kineticnet_jax.nn.moments import MomentNet, MomentNetConfig, in_float64
 from kineticnet_jax.nn.neighbors import CHUNK, Neighbors, all_neighbors, find_neighbors
 from kineticnet_jax.nn.network import Geometry, KineticNet, Params
 from kineticnet_jax.quadrature import integrate
@@ -166,11 +166,13 @@ class LearnedFunctional:
         positions = jnp.asarray(molecule.positions, dtype=dtype)
         network, moments = None, None
         if self.network is not None:
-            filters = self.network.filters
+            filters, where = self.network.filters, (grid.points, positions)
+            if isinstance(self.network, MomentNetConfig):
+                where = in_float64((grid.points, molecule.positions))
             neighbors = neighbors_within(filters.cutoff)
             operators = None
-            if many and operator_bytes(filters, neighbors, dtype) <= OPERATOR_MEMORY:
-                operators = build_operators(filters, neighbors, grid.points, positions)
+            if many and operator_bytes(filters, neighbors, where[0].dtype) <= OPERATOR_MEMORY:
+                operators = build_operators(filters, neighbors, *where)
             network = Geometry(neighbors, operators)
         if self.moments is not None:
             filters = self.moments.filters

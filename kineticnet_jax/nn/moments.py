@@ -132,6 +132,20 @@ def density_moments(
     return [part.reshape(*part.shape[:-3], -1, part.shape[-1]) for part in parts]
 
 
+def in_float64(tree: Any) -> Any:
+    """The same arrays in float64.
+
+    Raises:
+        InputError: if it is off in JAX.
+    """
+    if jnp.result_type(float) != np.float64:
+        raise InputError(
+            'a moment network needs float64: call jax.config.update("jax_enable_x64", True) first '
+            '(systems may be prepared with dtype="float32")'
+        )
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype=np.float64), tree)
+
+
 def mix(params: Any, moments: Moments, element: Int[Array | np.ndarray, "atoms"]) -> Moments:
     """Channels of every atom, linear in its moments.
 
@@ -267,21 +281,24 @@ class MomentNet:
     ) -> Scalar:
         """The energy in hartree; pure, for `jax.jit`, `jax.grad`, `jax.vmap`.
 
+        In float64 whatever the precision of the density is: what matters are small differences
+        between moments of neighbouring filters.
+
         Args:
-            params: as `shapes` says; used in the precision of the density.
+            params: as `shapes` says.
             molecule: charges and positions; a charge of zero is padding.
             grid: quadrature points and weights.
             density: on these points; its gradient is not used.
             neighbors: blocks of points with the atoms near them.
-            operators: the filters on these points, if they are known.
+            operators: the filters on these points in float64, if they are known.
 
         Raises:
-            InputError: for an element the network has no parameters of, if the charges are known.
+            InputError: for an element the network has no parameters of, if the charges are known,
+                or if float64 is off in JAX.
         """
-        config, n = self.config, density.n
+        config = self.config
         check_elements(config.elements, molecule.charges)
-        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype=n.dtype), params)
-        positions = jnp.asarray(molecule.positions, dtype=n.dtype)
+        params, grid, n, positions = in_float64((params, grid, density.n, molecule.positions))
         same = jnp.asarray(molecule.charges)[:, None] == jnp.asarray(config.elements)
         element, present = jnp.argmax(same, axis=1), jnp.any(same, axis=1)
         moments = density_moments(config, neighbors, grid, positions, n, operators)

@@ -96,6 +96,9 @@ class MomentTrainConfig:
         families: samples of each family in a step, and no other families; by default `samples` of
             every family of the data.
         samples: see `families`.
+        unperturbed: share of these samples that are drawn from ground states without an external
+            potential, which are the densities that optimizations end at; the others are drawn from
+            all.
         directions: random directions along which the potential of each sample is known.
         kappa: κ in hartree with which these are drawn, see `preconditioned_changes`.
         robust: error of an energy in mHa, and square root of one of a potential, from which on
@@ -114,6 +117,7 @@ class MomentTrainConfig:
     moments: MomentNetChoice = field(default_factory=MomentNetChoice)
     families: dict[str, int] = field(default_factory=dict)
     samples: int = 12
+    unperturbed: float = 0.0
     directions: int = 64
     kappa: float = 1.0
     robust: float = 10.0
@@ -138,6 +142,8 @@ class MomentTrainConfig:
                 raise InputError(f"{name} must be positive, but is {getattr(self, name):g}")
         if self.families and min(self.families.values()) < 1:
             raise InputError(f"samples of families must be positive, but are {self.families}")
+        if not 0 <= self.unperturbed <= 1:
+            raise InputError(f"unperturbed must be from 0 to 1, but is {self.unperturbed:g}")
         if not 0 <= self.average < 1 or self.warmup < 0 or self.seed < 0:
             raise InputError(
                 "average must be from 0 to below 1, warmup and seed must not be negative"

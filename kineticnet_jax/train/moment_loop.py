@@ -148,6 +148,7 @@ class _Run:
                 stored["slope"],
                 stored["element"],
                 stored["validation"],
+                stored["unperturbed"],
             )
 
     def go(self, callback: Callable[[Progress], None] | None) -> LearnedFunctional:
@@ -311,10 +312,16 @@ class _Run:
         random = np.random.default_rng([self.config.seed, step])
         batch = {}
         for name, count in self.counts.items():
-            train = np.flatnonzero(~self.labels[name].validation)
-            batch[name] = self._samples(
-                name, random.choice(train, count, replace=len(train) < count)
-            )
+            known = self.labels[name]
+            plain = round(count * self.config.unperturbed)
+            drawn = [
+                random.choice(among, number, replace=len(among) < number)
+                for among, number in (
+                    (np.flatnonzero(~known.validation), count - plain),
+                    (np.flatnonzero(~known.validation & known.unperturbed), plain),
+                )
+            ]
+            batch[name] = self._samples(name, np.concatenate(drawn))
         return batch
 
     def _drawn(self, step: int) -> dict[str, Cut]:

@@ -46,6 +46,7 @@ class MomentLabels:
         slope: derivatives of the energy along the same changes; NaN where there are none.
         element: index of the element of every atom.
         validation: whether the geometry is one of the validation split.
+        unperturbed: whether it is the ground state without an external potential.
     """
 
     energy: Float[np.ndarray, "samples"]
@@ -54,6 +55,7 @@ class MomentLabels:
     slope: Float[np.ndarray, "samples directions"]
     element: np.ndarray
     validation: np.ndarray
+    unperturbed: np.ndarray
 
 
 def moment_labels(
@@ -94,8 +96,8 @@ def moment_labels(
                         kappa,
                     )
                     found = jax.tree.map(np.asarray, values)
-                    rows.append((*found, split == "validation"))
-    energy, slope, moments, changes, validation = zip(*rows, strict=True)
+                    rows.append((*found, split == "validation", number == 0))
+    energy, slope, moments, changes, validation, unperturbed = zip(*rows, strict=True)
     return MomentLabels(
         np.array(energy),
         [np.stack(part) for part in zip(*moments, strict=True)],
@@ -103,6 +105,7 @@ def moment_labels(
         np.array(slope, np.float32),
         np.array([config.elements.index(int(z)) for z in dataset.family(family).charges]),
         np.array(validation),
+        np.array(unperturbed),
     )
 
 

@@ -132,6 +132,18 @@ def test_rows_are_curvatures_along_directions(inside):
         np.testing.assert_allclose(found, value, rtol=2e-3, atol=2e-3)
 
 
+def test_share_of_ground_states_without_external_potential(inside, monkeypatch):
+    run, _ = inside
+    known = run.labels["H2"]
+    plain = known.energy[known.unperturbed & ~known.validation].astype(np.float32)
+    assert 0 < len(plain) < np.sum(~known.validation)
+    for share, least in ((0.5, 2), (1.0, 4)):
+        monkeypatch.setattr(run, "config", dataclasses.replace(CONFIG, unperturbed=share))
+        _, _, energies, _ = run._batch(0)["H2"]
+        assert len(energies) == 4
+        assert np.sum(np.isin(energies, plain)) >= least
+
+
 def test_a_run_learns_and_can_be_used(run, inside, data):
     folder, functional = run
     run, _ = inside
@@ -211,6 +223,7 @@ def test_other_run_in_the_folder(run, data):
         ({"directions": 0}, "directions must be"),
         ({"kappa": 0.0}, "kappa must be"),
         ({"average": 1.0}, "average must be"),
+        ({"unperturbed": 1.5}, "unperturbed must be"),
         ({"families": {"H2": 0}}, "samples of families"),
         ({"families": {"H2O": 1}}, "unknown family"),
         ({"curvature": MomentCurvatureSettings(floor=0.5, goal=0.1)}, "floor of the curvature"),

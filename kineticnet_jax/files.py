@@ -4,7 +4,9 @@ import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -79,3 +81,25 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes arrays as an npz file, completely or not at all; its suffix may be another one."""
     with complete_file(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Arrays of a file of `write_arrays` that the same command can make again.
+
+    Args:
+        path: of the file.
+        names: of the arrays.
+
+    Raises:
+        InputError: if it is damaged, or an earlier version wrote it without one of them.
+    """
+    again = "delete it and give the same command again"
+    try:
+        with np.load(path) as stored:
+            arrays = {name: stored[name] for name in names if name in stored}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        raise InputError(f"{path}: damaged; {again}") from None
+    for name in names:
+        if name not in arrays:
+            raise InputError(f"{path}: of another version, has no {name}; {again}")
+    return arrays

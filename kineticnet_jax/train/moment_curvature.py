@@ -4,21 +4,23 @@ The Hessian of everything that is not learned is made once for each density. Tha
 follows from the moments and their derivatives: f'' between them, and f' times their curvature.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from kineticnet_jax.curvature import energy_hessian
 from kineticnet_jax.data.dataset import Dataset
 from kineticnet_jax.data.spaces import FunctionSpace, OneElectronSpace
 from kineticnet_jax.density import KAPPA, SqrtDensity, initial_density
 from kineticnet_jax.energy import total_energy
+from kineticnet_jax.files import read_arrays, write_arrays
 from kineticnet_jax.functionals.base import SemiLocal
 from kineticnet_jax.nn.moments import MomentNetConfig, Moments, density_moments
 from kineticnet_jax.optimize import density_of, variables
@@ -267,6 +269,82 @@ class Curvatures:
 
         zero = jnp.zeros((), cut.moments[0].dtype)
         return jax.jvp(slope, (zero,), (jnp.ones_like(zero),))[1]
+
+
+@dataclass(frozen=True)
+class LowCurvatures:
+    """What a search at some sites has found.
+
+    Attributes:
+        lowest: curvature of every site, in hartree.
+        site: number of the site of each direction.
+        direction: changes of x, with zeros up to the largest number of functions.
+        rest: curvature along each direction of everything that is not learned.
+    """
+
+    lowest: Float[np.ndarray, "sites"]
+    site: Int[np.ndarray, "directions"]
+    direction: Float[np.ndarray, "directions functions"]
+    rest: Float[np.ndarray, "directions"]
+
+    @classmethod
+    def search(
+        cls, curvatures: Curvatures, params: dict, sites: list[Site], floor: float, count: int
+    ) -> "LowCurvatures":
+        """Looks for them.
+
+        Args:
+            curvatures: of the network.
+            params: that are trained.
+            sites: where.
+            floor: curvatures above it are good enough, in hartree.
+            count: largest number of directions of each site.
+        """
+        largest = max(len(site.x) for site in sites)
+        lowest, numbers, directions, rests = [], [], [], []
+        for number, site in enumerate(sites):
+            least, found = curvatures.low(params, site, floor, count)
+            lowest.append(least)
+            for direction, rest in found:
+                numbers.append(number)
+                directions.append(np.pad(direction, (0, largest - len(direction))))
+                rests.append(rest)
+        return cls(
+            np.array(lowest),
+            np.array(numbers, dtype=int),
+            np.array(directions).reshape(-1, largest),
+            np.array(rests, dtype=float),
+        )
+
+    def write(self, path: Path) -> None:
+        """Writes it to a file, completely or not at all."""
+        write_arrays(path, vars(self))
+
+    @classmethod
+    def read(cls, path: Path) -> "LowCurvatures":
+        """That of such a file.
+
+        Raises:
+            InputError: if it is damaged.
+        """
+        return cls(**read_arrays(path, [field.name for field in fields(cls)]))
+
+    def cuts(
+        self, curvatures: Curvatures, sites: list[Site], count: int
+    ) -> Iterator[tuple[str, list[Cut]]]:
+        """The directions of each site that has some, with the name of its family.
+
+        Args:
+            curvatures: of the network.
+            sites: those of the search.
+            count: largest number of directions of a site.
+        """
+        for number in np.unique(self.site):
+            site, own = sites[int(number)], np.flatnonzero(self.site == number)
+            # As many each time: other numbers would be compiled again.
+            rows = np.resize(own, count)
+            found = curvatures.cuts(site, self.direction[rows, : len(site.x)], self.rest[rows])
+            yield site.family, found[: len(own)]
 
 
 @partial(jax.jit, static_argnums=0)

@@ -1,10 +1,7 @@
 """The training of a moment network; goes on where it was stopped."""
 
 import time
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
@@ -21,10 +18,10 @@ from jaxtyping import Array, Float
 from kineticnet_jax.data.dataset import Dataset
 from kineticnet_jax.data.domain import training_domain
 from kineticnet_jax.errors import IncompleteError, InputError, unknown_name
-from kineticnet_jax.files import write_arrays, write_json
+from kineticnet_jax.files import write_json
 from kineticnet_jax.functionals.learned import LearnedFunctional, Provenance
 from kineticnet_jax.functionals.storage import read_functional, save_functional
-from kineticnet_jax.nn.moments import MomentNet, Moments, channel_squares
+from kineticnet_jax.nn.moments import MomentNet, Moments
 from kineticnet_jax.train.checkpoint import Checkpoints
 from kineticnet_jax.train.curvature import MILLIHARTREE_PER_UNIT
 from kineticnet_jax.train.folder import prepare_folder
@@ -39,18 +36,17 @@ from kineticnet_jax.train.metrics import (
     Table,
 )
 from kineticnet_jax.train.moment_config import MomentTrainConfig
-from kineticnet_jax.train.moment_curvature import Curvatures, Cut, Site, find_sites
-from kineticnet_jax.train.moments import MomentLabels, Whitening, moment_labels
+from kineticnet_jax.train.moment_curvature import Curvatures, Cut, LowCurvatures, Site, find_sites
+from kineticnet_jax.train.moments import (
+    MomentLabels,
+    Whitening,
+    barrier_limits,
+    moment_labels,
+)
 from kineticnet_jax.train.step import TrainState
 from kineticnet_jax.types import Scalar
 
 VALIDATED_AT_A_TIME = 32
-
-SLACK = 2.0
-"""How far beyond the farthest training sample of an element its barrier begins, in squares."""
-
-LEAST = 1e-3
-"""Square of a channel that is nothing, as those of vectors in a round atom."""
 
 FINAL = 1 / 300
 """The last learning rate in units of the largest."""
@@ -125,31 +121,12 @@ class _Run:
     def _labels(self, family: str) -> MomentLabels:
         """Those of a family, from the folder if they are there."""
         config, place = self.config, self.folder / f"labels-{family}.npz"
-        levels = range(len(self.network.sizes))
         if not place.is_file():
             found = moment_labels(
                 self.network, self.dataset, family, config.directions, config.kappa, config.seed
             )
-            arrays = vars(found) | {
-                f"{name}-{l}": getattr(found, name)[l]
-                for name in ("moments", "changes")
-                for l in levels
-            }
-            arrays = {key: value for key, value in arrays.items() if not isinstance(value, list)}
-            write_arrays(place, arrays)
-        with _stored(place) as stored:
-            lists = {
-                name: [stored[f"{name}-{l}"] for l in levels] for name in ("moments", "changes")
-            }
-            return MomentLabels(
-                stored["energy"],
-                lists["moments"],
-                lists["changes"],
-                stored["slope"],
-                stored["element"],
-                stored["validation"],
-                stored["unperturbed"],
-            )
+            found.write(place)
+        return MomentLabels.read(place, self.network)
 
     def go(self, callback: Callable[[Progress], None] | None) -> LearnedFunctional:
         schedule = optax.warmup_cosine_decay_schedule(
@@ -348,35 +325,17 @@ class _Run:
     def _search(self, step: int, params: dict) -> None:
         """Looks for directions of low curvature, and keeps them in the folder."""
         if not self._place(step).is_file():
-            settings = self.config.curvature
-            found: dict[str, list] = {"site": [], "direction": [], "rest": [], "lowest": []}
-            for number, site in enumerate(self._sites()):
-                lowest, low = self.curvatures.low(params, site, settings.floor, settings.directions)
-                found["lowest"].append(lowest)
-                for direction, rest in low:
-                    padded = np.zeros(self._largest)
-                    padded[: len(direction)] = direction
-                    found["site"].append(number)
-                    found["direction"].append(padded)
-                    found["rest"].append(rest)
-            arrays = {name: np.array(values) for name, values in found.items()}
-            arrays["direction"] = arrays["direction"].reshape(-1, self._largest)
-            write_arrays(self._place(step), arrays)
+            settings, sites = self.config.curvature, self._sites()
+            LowCurvatures.search(
+                self.curvatures, params, sites, settings.floor, settings.directions
+            ).write(self._place(step))
         self._read_cuts(step)
 
     def _read_cuts(self, step: int) -> None:
-        with _stored(self._place(step)) as stored:
-            numbers, directions, rest = (stored[name] for name in ("site", "direction", "rest"))
-        for number in np.unique(numbers):
-            site, own = self._sites()[int(number)], numbers == number
-            # As many each time: other numbers would be compiled again.
-            rows = np.resize(np.flatnonzero(own), self.config.curvature.directions)
-            cuts = self.curvatures.cuts(site, directions[rows, : len(site.x)], rest[rows])
-            self.cuts[site.family] += cuts[: np.sum(own)]
-
-    @property
-    def _largest(self) -> int:
-        return max(len(site.x) for site in self._sites())
+        found = LowCurvatures.read(self._place(step))
+        count = self.config.curvature.directions
+        for family, cuts in found.cuts(self.curvatures, self._sites(), count):
+            self.cuts[family] += cuts
 
     def _sites(self) -> list[Site]:
         """Densities that are searched, spread over the training geometries of each family."""
@@ -416,25 +375,10 @@ class _Run:
             "median": float(np.median(potential)),
         }
 
-    def _limits(self, params: dict) -> dict[str, np.ndarray]:
-        """What is usual in the channels, and how far training samples are from it at most."""
-        squares: list[list[np.ndarray]] = [[] for _ in self.network.elements]
-        for known in self.labels.values():
-            moments = [part[~known.validation] for part in known.moments]
-            scaled = self.whitening.scaled(moments)
-            found = jax.vmap(partial(channel_squares, params, element=known.element))(scaled)
-            for atom, element in enumerate(known.element):
-                squares[element].append(np.asarray(found[:, atom]))
-        of_elements = [np.concatenate(rows) for rows in squares]
-        usual = [rows.mean(axis=0) + LEAST for rows in of_elements]
-        largest = [
-            np.max(np.mean(rows / mean, axis=1))
-            for rows, mean in zip(of_elements, usual, strict=True)
-        ]
-        return {"usual": np.array(usual), "limit": SLACK * np.array(largest)}
-
     def _functional(self, state: TrainState, rows: list[dict[str, Any]]) -> LearnedFunctional:
-        params = self.whitening.folded(state.averaged) | self._limits(state.averaged)
+        params = self.whitening.folded(state.averaged) | barrier_limits(
+            self.network, self.whitening, self.labels, state.averaged
+        )
         params["bias"] = params["bias"] + self.shift
         details = self.dataset.conditions(tuple(self.counts)) | {
             "training": self.config.to_json(),
@@ -447,20 +391,6 @@ class _Run:
             )
         provenance = Provenance(self.config.name, tuple(details.items()))
         return LearnedFunctional(self.network, params, provenance=provenance)
-
-
-@contextmanager
-def _stored(place: Path) -> Iterator[Mapping[str, np.ndarray]]:
-    """The arrays of a file of the run.
-
-    Raises:
-        InputError: if it is damaged.
-    """
-    try:
-        with np.load(place) as stored:
-            yield stored
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-        raise InputError(f"{place}: damaged; delete it and give the same command again") from None
 
 
 def _score(rows: list[dict[str, Any]]) -> float:

@@ -6,6 +6,8 @@ sample's potential is compared without its grid, a hundred times faster than on 
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +22,17 @@ from kineticnet_jax.data.spaces import (
     preconditioned_changes,
     sample_orbitals,
 )
+from kineticnet_jax.files import read_arrays, write_arrays
 from kineticnet_jax.functionals.kinetic import von_weizsaecker
 from kineticnet_jax.grid import GridDensity
 from kineticnet_jax.nn.convolution import Operators, build_operators
-from kineticnet_jax.nn.moments import MomentNetConfig, Moments, density_moments, read_out
+from kineticnet_jax.nn.moments import (
+    MomentNetConfig,
+    Moments,
+    channel_squares,
+    density_moments,
+    read_out,
+)
 from kineticnet_jax.nn.neighbors import Neighbors, all_neighbors
 from kineticnet_jax.quadrature import integrate
 from kineticnet_jax.types import PerPoint, Scalar
@@ -33,6 +42,15 @@ FLOOR = 1e-7
 
 VANISHING = 1e-6
 """Size of a moment, relative to the largest, that is zero but for rounding, as in a round atom."""
+
+SLACK = 2.0
+"""How far beyond the farthest training sample of an element its barrier begins, in squares."""
+
+LEAST = 1e-3
+"""Square of a channel that is nothing, as those of vectors in a round atom."""
+
+ARRAYS = ("energy", "slope", "element", "validation", "unperturbed")
+FOR_EACH_L = ("moments", "changes")
 
 
 @dataclass
@@ -56,6 +74,27 @@ class MomentLabels:
     element: np.ndarray
     validation: np.ndarray
     unperturbed: np.ndarray
+
+    def write(self, path: Path) -> None:
+        """Writes them to a file, completely or not at all."""
+        arrays = {name: getattr(self, name) for name in ARRAYS}
+        for name in FOR_EACH_L:
+            arrays |= {f"{name}-{l}": part for l, part in enumerate(getattr(self, name))}
+        write_arrays(path, arrays)
+
+    @classmethod
+    def read(cls, path: Path, config: MomentNetConfig) -> "MomentLabels":
+        """Those of such a file.
+
+        Raises:
+            InputError: if it is damaged.
+        """
+        levels = range(len(config.sizes))
+        names = {name: [f"{name}-{l}" for l in levels] for name in FOR_EACH_L}
+        arrays = read_arrays(path, [*ARRAYS, *names["moments"], *names["changes"]])
+        found: dict[str, Any] = {name: arrays[name] for name in ARRAYS}
+        found |= {key: [arrays[name] for name in names[key]] for key in FOR_EACH_L}
+        return cls(**found)
 
 
 def moment_labels(
@@ -249,6 +288,31 @@ class Whitening:
         plain = jax.tree.map(np.asarray, params)
         bias = np.asarray(params["bias"], float)
         return plain | {"mean": self.mean, "bias": bias, "linear": linear, "mix": mix}
+
+
+def barrier_limits(
+    config: MomentNetConfig, whitening: Whitening, labels: dict[str, MomentLabels], params: dict
+) -> dict[str, np.ndarray]:
+    """What is usual in the channels, and how far from it the barrier begins, as in `MomentNet`.
+
+    Args:
+        config: which moments.
+        whitening: of the moments.
+        labels: of each family, whitened.
+        params: that are trained.
+    """
+    squares: list[list[np.ndarray]] = [[] for _ in config.elements]
+    for known in labels.values():
+        scaled = whitening.scaled([part[~known.validation] for part in known.moments])
+        found = jax.vmap(partial(channel_squares, params, element=known.element))(scaled)
+        for atom, element in enumerate(known.element):
+            squares[element].append(np.asarray(found[:, atom]))
+    of_elements = [np.concatenate(rows) for rows in squares]
+    usual = [rows.mean(axis=0) + LEAST for rows in of_elements]
+    largest = [
+        np.max(np.mean(rows / mean, axis=1)) for rows, mean in zip(of_elements, usual, strict=True)
+    ]
+    return {"usual": np.array(usual), "limit": SLACK * np.array(largest)}
 
 
 def _inverse_root(

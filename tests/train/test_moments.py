@@ -25,6 +25,7 @@ from kineticnet_jax.train.moment_config import (
     MomentTrainConfig,
 )
 from kineticnet_jax.train.moment_loop import train_moments
+from kineticnet_jax.train.moments import SLACK, barrier_limits
 
 CONFIG = MomentTrainConfig(
     "tiny",
@@ -62,7 +63,8 @@ def inside(run, data):
 
 
 def folded(inside, params):
-    whole = inside.whitening.folded(params) | inside._limits(params)
+    limits = barrier_limits(inside.network, inside.whitening, inside.labels, params)
+    whole = inside.whitening.folded(params) | limits
     whole["bias"] = whole["bias"] + inside.shift
     return kn.functionals.learned.LearnedFunctional(inside.network, whole)
 
@@ -97,7 +99,7 @@ def test_training_samples_are_below_the_barrier(inside, data):
     limited = folded(run, params)
     infinite = {"limit": np.full_like(limited.params["limit"], np.inf)}
     free = dataclasses.replace(limited, params=limited.params | infinite)
-    tight = {"limit": limited.params["limit"] / moment_loop.SLACK * 0.9}
+    tight = {"limit": limited.params["limit"] / SLACK * 0.9}
     cut = dataclasses.replace(limited, params=limited.params | tight)
     part = kn.Dataset(data).select("train", "H2")
     energies = [sample_errors(one, part).energy for one in (limited, free, cut)]
@@ -194,6 +196,16 @@ def test_damaged_file_of_a_run(run, data, tmp_path, name):
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match=rf"{name}: damaged; delete it"):
+        train_moments(CONFIG, kn.Dataset(data), folder)
+
+
+def test_labels_of_another_version(run, data, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run[0], folder)
+    with np.load(run[0] / "labels-H2.npz") as stored:
+        kept = {name: stored[name] for name in stored if name != "unperturbed"}
+    np.savez(folder / "labels-H2.npz", **kept)
+    with pytest.raises(InputError, match=r"has no unperturbed; delete it"):
         train_moments(CONFIG, kn.Dataset(data), folder)
 
 

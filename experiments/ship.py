@@ -26,6 +26,7 @@ from kineticnet_jax.files import complete_file
 from kineticnet_jax.functionals.learned import LearnedFunctional, parameter_count
 from kineticnet_jax.functionals.registry import PRETRAINED
 from kineticnet_jax.functionals.storage import read_functional, save_functional
+from kineticnet_jax.nn.config import NetworkConfig
 from kineticnet_jax.train.loop import BEST
 
 HERE = Path(__file__).parent
@@ -36,7 +37,7 @@ CARD = """# {name}
 
     kineticnet optimize {molecule}.xyz --functional {name} --reference
 
-- Network: {parameters:,} parameters, target "{target}", input "{inputs}".
+- {network}, {parameters:,} parameters, target "{target}".
 - Trained on: {families}; {xc}/{basis}; ground states and random external potentials.
   {steps}.
 - Made by: `{command}`, commit {commit},
@@ -152,6 +153,9 @@ def card(
     training = json.loads(details["training"])
     tested = load_config(HERE / origin.tested)
     own = errors["runs"][functional.name]["guess"]
+    kind = "Moment network"
+    if isinstance(network, NetworkConfig):
+        kind = f'KineticNet with input "{network.inputs}"'
     steps = details["steps"]
     if "steps before" in details:
         steps += f" steps after {details['steps before']} with other settings (the latest first)"
@@ -165,7 +169,7 @@ def card(
         electrons=origin.electrons,
         parameters=parameter_count(functional)["network"],
         target=network.target,
-        inputs=network.inputs,
+        network=kind,
         families=details["families"],
         xc=details["xc"],
         basis=details["basis"],

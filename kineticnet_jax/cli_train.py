@@ -90,8 +90,11 @@ def train_command(options: TrainCommand, console: Console) -> None:
             text = f"steps: {', '.join(shown)} mHa, {m['samples_per_second']:.0f} samples/s"
             bar.update(row, description=text, completed=progress.step)
 
+        def prepared(family: str, samples: int) -> None:
+            bar.update(row, description=f"moments of {samples} samples of {family}")
+
         if isinstance(config, MomentTrainConfig):
-            functional = train_moments(config, dataset, options.out, show)
+            functional = train_moments(config, dataset, options.out, show, prepared)
         else:
             functional = train(config, dataset, options.out, show, options.devices)
     if is_first():

@@ -61,6 +61,7 @@ def train_moments(
     dataset: Dataset,
     folder: str | Path,
     callback: Callable[[Progress], None] | None = None,
+    prepared: Callable[[str, int], None] | None = None,
 ) -> LearnedFunctional:
     """Trains a moment network on the training split of a data set, or goes on with a run.
 
@@ -74,6 +75,7 @@ def train_moments(
         dataset: with training and validation geometries.
         folder: of the run.
         callback: called after every validation.
+        prepared: called with the name of a family and how many of its samples are moments.
 
     Returns:
         The functional of the last step.
@@ -84,11 +86,17 @@ def train_moments(
         IncompleteError: if the loss is not finite, or it is interrupted.
     """
     config.check()
-    return _Run(config, dataset, Path(folder)).go(callback)
+    return _Run(config, dataset, Path(folder), prepared).go(callback)
 
 
 class _Run:
-    def __init__(self, config: MomentTrainConfig, dataset: Dataset, folder: Path):
+    def __init__(
+        self,
+        config: MomentTrainConfig,
+        dataset: Dataset,
+        folder: Path,
+        prepared: Callable[[str, int], None] | None = None,
+    ):
         self.config, self.dataset, self.folder = config, dataset, folder
         families = {split: dataset.select(split).families for split in ("train", "validation")}
         for split, names in families.items():
@@ -102,7 +110,7 @@ class _Run:
         elements = tuple(sorted({int(z) for row in charges for z in row}))
         self.network = config.moments.config(elements, config.target)
         prepare_folder(folder, config, dataset)
-        self.labels = {name: self._labels(name) for name in self.counts}
+        self.labels = {name: self._labels(name, prepared) for name in self.counts}
         self.whitening = Whitening.fit(self.network, self.labels)
         compositions = np.array(
             [np.bincount(known.element, minlength=len(elements)) for known in self.labels.values()]
@@ -118,14 +126,20 @@ class _Run:
         self.sites: list[Site] = []
         self.cuts: dict[str, list[Cut]] = {name: [] for name in self.counts}
 
-    def _labels(self, family: str) -> MomentLabels:
+    def _labels(self, family: str, prepared: Callable[[str, int], None] | None) -> MomentLabels:
         """Those of a family, from the folder if they are there."""
         config, place = self.config, self.folder / f"labels-{family}.npz"
         if not place.is_file():
-            found = moment_labels(
-                self.network, self.dataset, family, config.directions, config.kappa, config.seed
-            )
-            found.write(place)
+            callback = None if prepared is None else partial(prepared, family)
+            moment_labels(
+                self.network,
+                self.dataset,
+                family,
+                config.directions,
+                config.kappa,
+                config.seed,
+                callback,
+            ).write(place)
         return MomentLabels.read(place, self.network)
 
     def go(self, callback: Callable[[Progress], None] | None) -> LearnedFunctional:

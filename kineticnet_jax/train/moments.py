@@ -4,6 +4,7 @@ Moments are integrals of powers of the density. With their derivatives along cha
 sample's potential is compared without its grid, a hundred times faster than on it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -104,6 +105,7 @@ def moment_labels(
     directions: int,
     kappa: float,
     seed: int = 0,
+    callback: Callable[[int], None] | None = None,
 ) -> MomentLabels:
     """Moments and labels of the training and validation samples of a family.
 
@@ -114,6 +116,7 @@ def moment_labels(
         directions: random directions along which the potential of each sample is known.
         kappa: κ in hartree, see `preconditioned_changes`.
         seed: of the directions.
+        callback: called with the number of samples done after each geometry.
     """
     rows: list[tuple] = []
     key = jax.random.key(seed, impl="threefry2x32")
@@ -136,6 +139,8 @@ def moment_labels(
                     )
                     found = jax.tree.map(np.asarray, values)
                     rows.append((*found, split == "validation", number == 0))
+                if callback is not None:
+                    callback(len(rows))
     energy, slope, moments, changes, validation, unperturbed = zip(*rows, strict=True)
     return MomentLabels(
         np.array(energy),

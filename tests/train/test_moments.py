@@ -94,6 +94,17 @@ def test_potentials_are_those_of_the_evaluation(data, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=0.15)
 
 
+def test_progress_of_moments_is_told(inside, data, tmp_path):
+    told = []
+    config = dataclasses.replace(CONFIG, steps=1)
+    train_moments(
+        config, kn.Dataset(data), tmp_path / "run", prepared=lambda *now: told.append(now)
+    )
+    last = dict(told)
+    assert last == {name: len(known.energy) for name, known in inside[0].labels.items()}
+    assert len(told) > len(last)
+
+
 def test_training_samples_are_below_the_barrier(inside, data):
     run, params = inside
     limited = folded(run, params)

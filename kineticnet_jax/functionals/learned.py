@@ -30,7 +30,11 @@ OPERATOR_MEMORY = 1 << 30
 """Bytes up to which the filters of a geometry are kept; beyond, they are evaluated at every use."""
 
 _ROOM = 0.02
-"""Distance from a bound, in units of T_TF, from which on energies bend towards it."""
+"""Distance from the upper bound, in units of T_TF, from which on energies bend towards it."""
+
+_CLOSE = 4e-5
+"""The same for the lower bound, to which separate electron pairs come close: the Pauli energy of
+two helium atoms is 1e-3 T_TF and less."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ class LearnedFunctional:
 
     T_θ or T_P is a network, the reference functional c·Φ[n], or their sum. For any parameters
     and any density 0 ≤ T_P ≤ T_TF and 0 ≤ T_θ: the lower bound is exact, the upper one Lieb's
-    conjecture. Between the bounds (2 % of T_TF away from them) the energy is not changed.
+    conjecture. Between the bounds (4e-5 T_TF above zero and 2 % below T_TF) the energy is not
+    changed.
 
     Attributes:
         network: what the network looks like, `KineticNet` or `MomentNet`, or None.
@@ -245,11 +250,11 @@ class LearnedFunctional:
 def _bounded(energy: Scalar, largest: Scalar, target: Target) -> Scalar:
     """Bends an energy to between zero and, for the Pauli energy, T_TF.
 
-    With x = E / T_TF: x where it is at least 0.02 from a bound, 0.02 (1 + tanh(x / 0.02 - 1)) below
-    and correspondingly above; two derivatives are continuous.
+    With x = E / T_TF: x from 4e-5 to 0.98, 4e-5 (1 + tanh(x / 4e-5 - 1)) below and correspondingly
+    above; two derivatives are continuous.
     """
     x = ratio(energy, largest)
-    y = jnp.where(x < _ROOM, _ROOM * (1 + jnp.tanh(jnp.minimum(x, _ROOM) / _ROOM - 1)), x)
+    y = jnp.where(x < _CLOSE, _CLOSE * (1 + jnp.tanh(jnp.minimum(x, _CLOSE) / _CLOSE - 1)), x)
     if target == "pauli":
         top = 1 - _ROOM
         y = jnp.where(x > top, top + _ROOM * jnp.tanh((jnp.maximum(x, top) - top) / _ROOM), y)

@@ -116,14 +116,21 @@ def _energy_and_slope(functional, system, density):
 
 def test_between_the_bounds_energies_are_not_changed():
     for target in ("pauli", "total"):
-        for x in (0.02, 0.3, 0.98):
+        for x in (4e-5, 1e-3, 0.02, 0.3, 0.98):
             bounded = _bounded(jnp.asarray(7 * x), jnp.asarray(7.0), target)
             assert float(bounded) == pytest.approx(7 * x, rel=1e-15)
+    # Where T_P is zero: 0.05 mHa for two helium atoms.
+    assert 0 < float(_bounded(jnp.asarray(0.0), jnp.asarray(1.0), "pauli")) < 1e-5
+
+
+@pytest.mark.parametrize(("start", "end"), [(-4e-4, 4e-4), (0.8, 1.2)])
+def test_energies_bend_smoothly_towards_a_bound(start, end):
     curve = jax.vmap(lambda x: _bounded(x, jnp.asarray(1.0), "pauli"))
-    x = jnp.linspace(-0.2, 1.2, 2801)
+    x = jnp.linspace(start, end, 801)
     second = jax.vmap(jax.grad(jax.grad(lambda x: _bounded(x, jnp.asarray(1.0), "pauli"))))(x)
     assert float(jnp.max(jnp.abs(jnp.diff(second)))) < 0.1 * float(jnp.max(jnp.abs(second)))
     assert bool(jnp.all(jnp.diff(curve(x)) >= 0))
+    assert np.ptp(second) > 0
 
 
 def test_total_has_no_von_weizsaecker_part():

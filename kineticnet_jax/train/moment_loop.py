@@ -355,9 +355,11 @@ class _Run:
         """Densities that are searched, spread over the training geometries of each family."""
         if not self.sites:
             settings = self.config.curvature
-            for name in self.counts:
+            for name, known in self.labels.items():
                 all_of_it = self.dataset.select("train", name).geometries
-                chosen = np.linspace(0, len(all_of_it) - 1, settings.geometries).astype(int)
+                # Those of an atom are alike.
+                count = settings.geometries if len(known.element) > 1 else 1
+                chosen = np.linspace(0, len(all_of_it) - 1, count).astype(int)
                 for place in np.unique(chosen):
                     self.sites += find_sites(
                         self.network,

@@ -129,6 +129,12 @@ def test_hessian_is_that_of_the_total_energy(inside, data):
     np.testing.assert_allclose(found, expected, atol=2e-3 * np.max(np.abs(expected)))
 
 
+def test_geometries_of_an_atom_are_searched_once(inside):
+    sites = [site.family for site in inside[0]._sites()]
+    assert sites.count("He") == len(CONFIG.curvature.mixtures)
+    assert sites.count("H2") == CONFIG.curvature.geometries * len(CONFIG.curvature.mixtures)
+
+
 def test_rows_are_curvatures_along_directions(inside):
     run, params = inside
     site = next(s for s in run._sites() if s.family == "H2" and s.mixture == 1)

@@ -346,9 +346,15 @@ class _Run:
         self._read_cuts(step)
 
     def _read_cuts(self, step: int) -> None:
-        found = LowCurvatures.read(self._place(step))
+        place, sites = self._place(step), self._sites()
+        found = LowCurvatures.read(place)
+        if len(found.lowest) != len(sites):
+            raise InputError(
+                f"{place}: of another version, {len(found.lowest)} densities were searched instead "
+                f"of {len(sites)}; give another folder"
+            )
         count = self.config.curvature.directions
-        for family, cuts in found.cuts(self.curvatures, self._sites(), count):
+        for family, cuts in found.cuts(self.curvatures, sites, count):
             self.cuts[family] += cuts
 
     def _sites(self) -> list[Site]:

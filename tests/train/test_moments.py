@@ -24,6 +24,7 @@ from kineticnet_jax.train.moment_config import (
     MomentNetChoice,
     MomentTrainConfig,
 )
+from kineticnet_jax.train.moment_curvature import LowCurvatures
 from kineticnet_jax.train.moment_loop import train_moments
 from kineticnet_jax.train.moments import SLACK, barrier_limits
 
@@ -223,6 +224,16 @@ def test_labels_of_another_version(run, data, tmp_path):
         kept = {name: stored[name] for name in stored if name != "unperturbed"}
     np.savez(folder / "labels-H2.npz", **kept)
     with pytest.raises(InputError, match=r"has no unperturbed; delete it"):
+        train_moments(CONFIG, kn.Dataset(data), folder)
+
+
+def test_searches_of_another_version(run, data, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run[0], folder)
+    found = LowCurvatures.read(folder / "curvatures-000060.npz")
+    longer = dataclasses.replace(found, lowest=np.append(found.lowest, 0.0))
+    longer.write(folder / "curvatures-000060.npz")
+    with pytest.raises(InputError, match=r"000060.npz: of another version, .* another folder"):
         train_moments(CONFIG, kn.Dataset(data), folder)
 
 

@@ -159,7 +159,7 @@ class _Run:
             state = checkpoints.latest(state) or state
             for due in range(int(state.step)):
                 if self._is_due(due):
-                    self._read_cuts(due)
+                    self._search(due, state.averaged)
             self._steps(state, optimizer, checkpoints, callback)
         except KeyboardInterrupt:
             raise IncompleteError(
@@ -337,24 +337,19 @@ class _Run:
         return self.folder / f"curvatures-{step:06d}.npz"
 
     def _search(self, step: int, params: dict) -> None:
-        """Looks for directions of low curvature, and keeps them in the folder."""
-        if not self._place(step).is_file():
-            settings, sites = self.config.curvature, self._sites()
+        """Directions of low curvature, from the folder if they are there."""
+        place, settings, sites = self._place(step), self.config.curvature, self._sites()
+        if not place.is_file():
             LowCurvatures.search(
                 self.curvatures, params, sites, settings.floor, settings.directions
-            ).write(self._place(step))
-        self._read_cuts(step)
-
-    def _read_cuts(self, step: int) -> None:
-        place, sites = self._place(step), self._sites()
+            ).write(place)
         found = LowCurvatures.read(place)
         if len(found.lowest) != len(sites):
             raise InputError(
                 f"{place}: of another version, {len(found.lowest)} densities were searched instead "
-                f"of {len(sites)}; give another folder"
+                f"of {len(sites)}; delete it and give the same command again"
             )
-        count = self.config.curvature.directions
-        for family, cuts in found.cuts(self.curvatures, sites, count):
+        for family, cuts in found.cuts(self.curvatures, sites, settings.directions):
             self.cuts[family] += cuts
 
     def _sites(self) -> list[Site]:

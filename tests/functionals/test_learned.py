@@ -121,6 +121,8 @@ def test_between_the_bounds_energies_are_not_changed():
             assert float(bounded) == pytest.approx(7 * x, rel=1e-15)
     # Where T_P is zero: 0.05 mHa for two helium atoms.
     assert 0 < float(_bounded(jnp.asarray(0.0), jnp.asarray(1.0), "pauli")) < 1e-5
+    curve = jax.vmap(lambda x: _bounded(x, jnp.asarray(1.0), "pauli"))
+    assert bool(jnp.all(jnp.diff(curve(jnp.linspace(-0.2, 1.2, 2801))) >= 0))
 
 
 @pytest.mark.parametrize(("start", "end"), [(-4e-4, 4e-4), (0.8, 1.2)])

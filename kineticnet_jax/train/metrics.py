@@ -20,6 +20,7 @@ METRIC_NAMES = (
     "samples_per_second",
     "seconds",
 )
+MOMENT_METRIC_NAMES = (*METRIC_NAMES, "visited")
 VALIDATION_NAMES = ("step", "family", "samples", "energy", "largest", "tau", "potential", "median")
 
 

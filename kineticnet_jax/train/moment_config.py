@@ -5,10 +5,11 @@ import json
 import math
 from dataclasses import dataclass, field
 
-from kineticnet_jax.errors import InputError
+from kineticnet_jax.errors import InputError, unknown_name
 from kineticnet_jax.functionals.base import Target
 from kineticnet_jax.nn.convolution import Filters
 from kineticnet_jax.nn.moments import MomentNetConfig
+from kineticnet_jax.reference import GUESSES
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,54 @@ class MomentCurvatureSettings:
 
 
 @dataclass(frozen=True)
+class VisitSettings:
+    """How densities that optimizations visit are looked for and raised in energy.
+
+    Attributes:
+        weight: of a visited density, in units of a sample; 0 for none.
+        first: step before which optimizations are made for the first time.
+        every: steps between them.
+        geometries: of each family, other ones each time.
+        guesses: that the optimizations start from.
+        stops: numbers of steps, one after the other, after which a density is looked at.
+        curvature: in hartree, with which the energy rises on the way from the ground state at
+            least; 1 where only T_vW counts.
+        rows: visited densities of each family in a step.
+    """
+
+    weight: float = 0.0
+    first: int = 5000
+    every: int = 5000
+    geometries: int = 4
+    guesses: tuple[str, ...] = ("sad", "minao")
+    stops: tuple[int, ...] = (10, 20, 40)
+    curvature: float = 0.3
+    rows: int = 6
+
+    def check(self) -> None:
+        """Finds settings that make no sense.
+
+        Raises:
+            InputError: naming what to change.
+        """
+        for name in ("weight", "curvature"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(
+                    f"{name} of visits must not be negative, but is {getattr(self, name)}"
+                )
+        for name in ("first", "every", "geometries", "rows"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} of visits must be at least 1")
+        if not self.stops or min(self.stops) < 1:
+            raise InputError(f"stops of visits must be positive, but are {self.stops}")
+        if not self.guesses:
+            raise InputError(f"guesses of visits must be some of {', '.join(GUESSES)}")
+        for guess in self.guesses:
+            if guess not in GUESSES:
+                raise unknown_name("guess", guess, GUESSES)
+
+
+@dataclass(frozen=True)
 class MomentTrainConfig:
     """The training of a moment network, with Adam.
 
@@ -107,6 +156,8 @@ class MomentTrainConfig:
         warmup: steps over which it grows from zero.
         average: decay per step of the moving average of the parameters that is used.
         curvature: of the total energy, raised where it is too low.
+        visits: densities that optimizations come by, whose energies are raised where they are below
+            any possible one.
         validate_every: steps between two validations, each with a checkpoint.
         seed: of parameters, directions and batches.
     """
@@ -125,6 +176,7 @@ class MomentTrainConfig:
     warmup: int = 200
     average: float = 0.995
     curvature: MomentCurvatureSettings = field(default_factory=MomentCurvatureSettings)
+    visits: VisitSettings = field(default_factory=VisitSettings)
     validate_every: int = 1000
     seed: int = 0
 
@@ -149,6 +201,7 @@ class MomentTrainConfig:
                 "average must be from 0 to below 1, warmup and seed must not be negative"
             )
         self.curvature.check()
+        self.visits.check()
         self.moments.config((1,), self.target)
 
     def to_json(self) -> str:

@@ -5,7 +5,7 @@ follows from the moments and their derivatives: f'' between them, and f' times t
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from kineticnet_jax.curvature import energy_hessian
-from kineticnet_jax.data.dataset import Dataset
-from kineticnet_jax.data.spaces import FunctionSpace, OneElectronSpace
-from kineticnet_jax.density import KAPPA, SqrtDensity, initial_density
-from kineticnet_jax.energy import total_energy
+from kineticnet_jax.data.spaces import OneElectronSpace
+from kineticnet_jax.density import KAPPA, initial_density
 from kineticnet_jax.files import read_arrays, write_arrays
-from kineticnet_jax.functionals.base import SemiLocal
 from kineticnet_jax.nn.moments import MomentNetConfig, Moments, density_moments
 from kineticnet_jax.optimize import density_of, variables
-from kineticnet_jax.system import prepare
 from kineticnet_jax.train.moments import Tools, Whitening, moment_tools
+from kineticnet_jax.train.visits import Place
 from kineticnet_jax.types import PerPoint, Scalar
 
 AT_A_TIME = 32
@@ -81,52 +78,34 @@ class Cut:
 
 
 def find_sites(
-    config: MomentNetConfig,
-    dataset: Dataset,
-    geometry: int,
-    whitening: Whitening,
-    mixtures: Sequence[float],
+    config: MomentNetConfig, place: Place, whitening: Whitening, mixtures: Sequence[float]
 ) -> list[Site]:
     """Densities from the ground state of a geometry to the superposition of its atoms.
 
     Args:
         config: which moments.
-        dataset: with the geometry.
-        geometry: its index.
+        place: the geometry.
         whitening: of the moments.
         mixtures: shares of the superposed atoms in ψ.
     """
-    settings, record = dataset.config, dataset.record(geometry)
+    system, space, element = place.known.system, place.space, place.element
     with jax.enable_x64(True):
-        molecule, space = dataset.molecule(geometry), dataset.space(geometry)
-        system = prepare(molecule, settings.basis, settings.density_basis, settings.grid_level)
-        basis = system.density_basis
-        # The functions of the record may be rotated against those of the system.
-        functions = FunctionSpace(
-            space.density.functions, basis.transform, basis.kinetic_eigenvalues
-        )
-        space = replace(space, grid=system.grid, density=functions)
-        coefficients = record.density_transform @ record.sqrt_coefficients[0]
-        exact = variables(system, SqrtDensity(jnp.asarray(coefficients)))
         atoms = variables(system, initial_density(system, "sad"))
-        atoms = atoms * jnp.sign(jnp.vdot(exact, atoms))
-        known = SemiLocal("known", 1.0 if config.target == "pauli" else 0.0, None)
-        energy = total_energy(system, known, settings.xc)
+        atoms = atoms * jnp.sign(jnp.vdot(place.z, atoms))
         tools = moment_tools(config, space)
-        element = np.array([config.elements.index(int(z)) for z in molecule.charges])
         sites = []
         for mixture in mixtures:
-            density = density_of(system, (1 - mixture) * exact + mixture * atoms)
-            x = variables(system, density) / jnp.sqrt(basis.kinetic_eigenvalues + KAPPA)
+            density = density_of(system, (1 - mixture) * place.z + mixture * atoms)
+            x = variables(system, density) / jnp.sqrt(space.density.kinetic_eigenvalues + KAPPA)
             moments, changes = _derivatives(config, space, tools, x)
             sites.append(
                 Site(
-                    record.family,
-                    geometry,
+                    place.family,
+                    place.geometry,
                     mixture,
                     space,
                     np.asarray(x),
-                    np.asarray(energy_hessian(energy, density)),
+                    np.asarray(energy_hessian(place.known, density)),
                     element,
                     whitening.of_moments(element, [np.asarray(part) for part in moments]),
                     whitening.of_changes(element, [np.asarray(part) for part in changes]),

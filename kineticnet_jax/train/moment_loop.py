@@ -29,8 +29,8 @@ from kineticnet_jax.train.loop import BEST, CHECKPOINTS, LAST, Progress
 from kineticnet_jax.train.loss import MILLIHARTREE
 from kineticnet_jax.train.metrics import (
     BOTH,
-    METRIC_NAMES,
     METRICS,
+    MOMENT_METRIC_NAMES,
     VALIDATION,
     VALIDATION_NAMES,
     Table,
@@ -44,6 +44,7 @@ from kineticnet_jax.train.moments import (
     moment_labels,
 )
 from kineticnet_jax.train.step import TrainState
+from kineticnet_jax.train.visits import Bounds, Place, Visits, joined, visits
 from kineticnet_jax.types import Scalar
 
 VALIDATED_AT_A_TIME = 32
@@ -125,6 +126,7 @@ class _Run:
         self._evaluate = jax.jit(self._errors, static_argnums=0)
         self.sites: list[Site] = []
         self.cuts: dict[str, list[Cut]] = {name: [] for name in self.counts}
+        self.bounds: dict[str, Bounds] = {}
 
     def _labels(self, family: str, prepared: Callable[[str, int], None] | None) -> MomentLabels:
         """Those of a family, from the folder if they are there."""
@@ -158,8 +160,7 @@ class _Run:
         try:
             state = checkpoints.latest(state) or state
             for due in range(int(state.step)):
-                if self._is_due(due):
-                    self._search(due, state.averaged)
+                self._look(due, state)
             self._steps(state, optimizer, checkpoints, callback)
         except KeyboardInterrupt:
             raise IncompleteError(
@@ -184,7 +185,7 @@ class _Run:
         callback: Callable[[Progress], None] | None,
     ) -> None:
         config = self.config
-        metrics = Table(self.folder / METRICS, METRIC_NAMES, int(state.step))
+        metrics = Table(self.folder / METRICS, MOMENT_METRIC_NAMES, int(state.step))
         validation = Table(self.folder / VALIDATION, VALIDATION_NAMES, int(state.step))
         before = metrics.rows[-1]["seconds"] if metrics.rows else 0.0
         start = last = time.perf_counter()
@@ -192,9 +193,12 @@ class _Run:
 
         @jax.jit
         def update(
-            state: TrainState, batch: dict[str, Samples], cuts: dict[str, Cut]
+            state: TrainState,
+            batch: dict[str, Samples],
+            cuts: dict[str, Cut],
+            bounds: dict[str, Bounds],
         ) -> tuple[TrainState, dict[str, Scalar]]:
-            slope, terms = jax.grad(self._loss, has_aux=True)(state.params, batch, cuts)
+            slope, terms = jax.grad(self._loss, has_aux=True)(state.params, batch, cuts, bounds)
             change, memory = optimizer.update(slope, state.optimizer["optax"], state.params)
             params = optax.apply_updates(state.params, change)
             averaged = jax.tree.map(
@@ -204,9 +208,10 @@ class _Run:
             return TrainState(params, averaged, {"optax": memory}, state.step + 1), terms
 
         for done in range(int(state.step) + 1, config.steps + 1):
-            if self._is_due(done - 1):
-                self._search(done - 1, state.averaged)
-            state, terms = update(state, self._batch(done - 1), self._drawn(done - 1))
+            self._look(done - 1, state)
+            state, terms = update(
+                state, self._batch(done - 1), self._drawn(done - 1), self._drawn_bounds(done - 1)
+            )
             recent.append(terms)
             if done % config.validate_every and done != config.steps:
                 continue
@@ -242,25 +247,58 @@ class _Run:
             recent, last = [], time.perf_counter()
 
     def _loss(
-        self, params: dict, batch: dict[str, Samples], cuts: dict[str, Cut]
+        self,
+        params: dict,
+        batch: dict[str, Samples],
+        cuts: dict[str, Cut],
+        bounds: dict[str, Bounds],
     ) -> tuple[Scalar, dict[str, Scalar]]:
         """Mean over the samples; every sample counts less from an error of `robust` on."""
-        robust, count = self.config.robust, sum(self.counts.values())
-        total, energy, potential, curvature = jnp.zeros((4,))
+        count = sum(self.counts.values())
+        total, energy, potential, curvature, visited = jnp.zeros((5,))
         for name, samples in batch.items():
             errors, residuals = self._errors(name, params, samples)
             squares = jnp.sum(residuals**2, axis=1)
             sums = errors**2 + squares
-            total += jnp.sum(2 * robust**2 * (jnp.sqrt(1 + sums / robust**2) - 1))
+            total += jnp.sum(self._robust(sums))
             energy += jnp.sum(jnp.abs(errors))
             potential += jnp.sum(squares)
         for name, found in cuts.items():
             along = partial(self.curvatures.along, params, element=self.labels[name].element)
             missing = jax.vmap(along)(found) + found.rest - self.config.curvature.goal
             curvature += jnp.sum((MILLIHARTREE_PER_UNIT * jnp.minimum(missing, 0)) ** 2)
-        loss = (total + self.config.curvature.weight * curvature) / count
-        terms = {"energy": energy, "potential": potential, "curvature": curvature}
+        for name, of_family in bounds.items():
+            visited += jnp.sum(self._robust(self._missing(name, params, of_family)))
+        weights = self.config.curvature.weight, self.config.visits.weight
+        loss = (total + weights[0] * curvature + weights[1] * visited) / count
+        terms = {
+            "energy": energy,
+            "potential": potential,
+            "curvature": curvature,
+            "visited": visited,
+        }
         return loss, {"loss": loss} | {name: value / count for name, value in terms.items()}
+
+    def _robust(self, squares: Float[Array, "samples"]) -> Float[Array, "samples"]:
+        """Squares of errors in mHa, growing like the errors from `robust` on."""
+        robust = self.config.robust
+        return 2 * robust**2 * (jnp.sqrt(1 + squares / robust**2) - 1)
+
+    def _missing(self, family: str, params: dict, bounds: Bounds) -> Float[Array, "samples"]:
+        """Squares of what is missing to the lower bounds, in energies and potentials, in mHa."""
+        element = self.labels[family].element
+
+        def energy(moments: Moments) -> Scalar:
+            return self.whitening.energy(params, moments, element)
+
+        def one(bound: Bounds) -> Scalar:
+            value, slope = jax.jvp(energy, (bound.moments,), (bound.change,))
+            below = jnp.minimum(value - bound.energy, 0) / MILLIHARTREE
+            # Half of the square of a slope by y is an energy.
+            down = jnp.minimum(slope - bound.slope, 0) / (2 * MILLIHARTREE) ** 0.5
+            return below**2 + down**2
+
+        return jax.vmap(one)(bounds)
 
     def _errors(
         self, family: str, params: dict, samples: Samples
@@ -328,20 +366,66 @@ class _Run:
                 )
         return drawn
 
-    def _is_due(self, step: int) -> bool:
-        settings = self.config.curvature
-        waited = step - settings.first
-        return settings.weight > 0 and waited >= 0 and waited % settings.every == 0
+    def _drawn_bounds(self, step: int) -> dict[str, Bounds]:
+        """Visited densities for a step."""
+        random = np.random.default_rng([self.config.seed, step, 2])
+        rows = self.config.visits.rows
+        drawn = {}
+        for name, bounds in self.bounds.items():
+            count = len(bounds.energy)
+            drawn[name] = bounds.rows(random.choice(count, rows, replace=count < rows))
+        return drawn
 
-    def _place(self, step: int) -> Path:
-        return self.folder / f"curvatures-{step:06d}.npz"
+    def _look(self, step: int, state: TrainState) -> None:
+        """Looks for low curvatures and makes optimizations, if it is time for them."""
+        for settings, look in (
+            (self.config.curvature, self._search),
+            (self.config.visits, self._visit),
+        ):
+            waited = step - settings.first
+            if settings.weight > 0 and waited >= 0 and waited % settings.every == 0:
+                look(step, state)
 
-    def _search(self, step: int, params: dict) -> None:
+    def _visit(self, step: int, state: TrainState) -> None:
+        """Densities that optimizations visit, from the folder if they are there."""
+        settings = self.config.visits
+        functional = self._functional(state, [])
+        for name in self.counts:
+            path = self.folder / f"visits-{step:06d}-{name}.npz"
+            if not path.is_file():
+                self._visits(functional, name, (step - settings.first) // settings.every).write(
+                    path
+                )
+            found = Visits.read(path, self.network).bounds
+            shift = np.sum(self.shift[self.labels[name].element])
+            found = replace(found, energy=found.energy - shift).in_float32()
+            known = self.bounds.get(name)
+            self.bounds[name] = found if known is None else joined([known, found])
+
+    def _visits(self, functional: LearnedFunctional, family: str, time: int) -> Visits:
+        """Those of a family, of other geometries each time."""
+        settings = self.config.visits
+        geometries = self.dataset.select("train", family).geometries
+        count = settings.geometries if len(self.labels[family].element) > 1 else 1
+        order = np.random.default_rng(self.config.seed).permutation(len(geometries))
+        found = []
+        with jax.enable_x64(True):
+            for number in np.arange(time * count, (time + 1) * count) % len(order):
+                place = Place.of(self.network, self.dataset, geometries[order[number]])
+                for guess in settings.guesses:
+                    densities = list(place.visited(functional, guess, settings.stops))
+                    found.append(
+                        visits(self.network, self.whitening, place, densities, settings.curvature)
+                    )
+        return joined(found)
+
+    def _search(self, step: int, state: TrainState) -> None:
         """Directions of low curvature, from the folder if they are there."""
-        place, settings, sites = self._place(step), self.config.curvature, self._sites()
+        place = self.folder / f"curvatures-{step:06d}.npz"
+        settings, sites = self.config.curvature, self._sites()
         if not place.is_file():
             LowCurvatures.search(
-                self.curvatures, params, sites, settings.floor, settings.directions
+                self.curvatures, state.averaged, sites, settings.floor, settings.directions
             ).write(place)
         found = LowCurvatures.read(place)
         if len(found.lowest) != len(sites):
@@ -361,14 +445,10 @@ class _Run:
                 # Those of an atom are alike.
                 count = settings.geometries if len(known.element) > 1 else 1
                 chosen = np.linspace(0, len(all_of_it) - 1, count).astype(int)
-                for place in np.unique(chosen):
-                    self.sites += find_sites(
-                        self.network,
-                        self.dataset,
-                        all_of_it[place],
-                        self.whitening,
-                        settings.mixtures,
-                    )
+                for number in np.unique(chosen):
+                    with jax.enable_x64(True):
+                        place = Place.of(self.network, self.dataset, all_of_it[number])
+                    self.sites += find_sites(self.network, place, self.whitening, settings.mixtures)
         return self.sites
 
     def _validate(self, family: str, params: dict) -> dict[str, Any]:

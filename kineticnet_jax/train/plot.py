@@ -25,8 +25,9 @@ def plot_training(folder: Path) -> Figure:
         ("tau", "kinetic energy density", COLORS[4]),
         ("potential", "potential, as energy", COLORS[1]),
         ("curvature", "curvature", COLORS[2]),
+        ("visited", "visited densities", COLORS[3]),
     ):
-        values = [row[name] for row in metrics]
+        values = [row.get(name, 0) for row in metrics]
         if not any(values):
             # It has no weight and is not measured.
             continue

@@ -11,11 +11,12 @@ from training import rows, to_toml, without_times
 
 import kineticnet_jax as kn
 from kineticnet_jax.curvature import energy_hessian
-from kineticnet_jax.energy import total_energy
+from kineticnet_jax.energy import kinetic_energy, total_energy
 from kineticnet_jax.errors import IncompleteError, InputError
 from kineticnet_jax.evaluate import kohn_sham_density, sample_errors
 from kineticnet_jax.functionals.storage import read_functional
 from kineticnet_jax.nn.convolution import Filters
+from kineticnet_jax.optimize import density_of, variables
 from kineticnet_jax.train import moment_loop
 from kineticnet_jax.train.config import load_train_config
 from kineticnet_jax.train.metrics import VALIDATION
@@ -23,10 +24,12 @@ from kineticnet_jax.train.moment_config import (
     MomentCurvatureSettings,
     MomentNetChoice,
     MomentTrainConfig,
+    VisitSettings,
 )
 from kineticnet_jax.train.moment_curvature import LowCurvatures
 from kineticnet_jax.train.moment_loop import train_moments
 from kineticnet_jax.train.moments import SLACK, barrier_limits
+from kineticnet_jax.train.visits import Place, Visits, visits
 
 CONFIG = MomentTrainConfig(
     "tiny",
@@ -42,6 +45,9 @@ CONFIG = MomentTrainConfig(
     # Everything is too low, so that something is found.
     curvature=MomentCurvatureSettings(
         weight=0.01, first=60, every=60, geometries=2, directions=2, floor=0.99, goal=1.5, rows=2
+    ),
+    visits=VisitSettings(
+        weight=0.1, first=60, every=60, geometries=1, guesses=("minao",), stops=(5, 10), rows=2
     ),
 )
 
@@ -150,6 +156,82 @@ def test_rows_are_curvatures_along_directions(inside):
         (cut,) = run.curvatures.cuts(site, direction[None], np.array([rest]))
         found = run.curvatures.along(params, cut, site.element) + rest
         np.testing.assert_allclose(found, value, rtol=2e-3, atol=2e-3)
+
+
+@pytest.fixture(scope="module")
+def visited(inside, data):
+    """A geometry, and densities on the way from its ground state to superposed atoms."""
+    run, _ = inside
+    place = Place.of(run.network, kn.Dataset(data), run.dataset.select("train", "H2").geometries[0])
+    system = place.known.system
+    atoms = variables(system, kn.initial_density(system, "sad"))
+    ways = [density_of(system, place.z + share * (atoms - place.z)) for share in (0.2, 1.0)]
+    return place, ways, visits(run.network, run.whitening, place, ways, 0.3)
+
+
+def test_bounds_hold_for_the_exact_functional(visited):
+    """T_s of two electrons is T_vW: the energy is above the bound, and so is its slope."""
+    place, ways, found = visited
+    system = place.known.system
+    whole = total_energy(system, "vw", place.known.xc)
+    ground = variables(system, ways[0])
+    assert np.all(found.distance > 0.01)
+    for row, density in enumerate(ways):
+        exact = float(kinetic_energy(kn.load_functional("vw"), system, density))
+        assert exact > found.bounds.energy[row]
+        # By finite differences of the total energy.
+        z = variables(system, density)
+        away = (z - place.z) / found.distance[row]
+
+        def energy(step, z=z, away=away):
+            return float(whole(density_of(system, z + step * away)))
+
+        slope = (energy(1e-4) - energy(-1e-4)) / 2e-4
+        known = float(place.known(density))
+        assert found.known[row] == pytest.approx(
+            known - float(place.known(density_of(system, place.z))), abs=1e-9
+        )
+        rest = (
+            float(place.known(density_of(system, z + 1e-4 * away)))
+            - float(place.known(density_of(system, z - 1e-4 * away)))
+        ) / 2e-4
+        assert found.bounds.slope[row] == pytest.approx(0.3 * found.distance[row] - rest, abs=1e-6)
+        assert slope - rest > found.bounds.slope[row]
+    # Half of the squared distance is what rapid changes cost: the curvature is one at most.
+    assert np.linalg.norm(ground - place.z) * 2**0.5 == pytest.approx(found.distance[0], rel=1e-6)
+
+
+def test_what_is_missing_at_visited_densities(inside, visited):
+    """What training sees is what the written functional does on the grid."""
+    run, params = inside
+    functional = folded(run, params)
+    place, ways, found = visited
+    system, shift = place.known.system, np.sum(run.shift[place.element])
+    bounds = dataclasses.replace(found.bounds, energy=found.bounds.energy - shift).in_float32()
+    missing = run._missing(place.family, params, bounds)
+    for row, density in enumerate(ways):
+        away = (variables(system, density) - place.z) / found.distance[row]
+
+        def energy(step, density=density, away=away):
+            moved = density_of(system, variables(system, density) + step * away)
+            return float(kinetic_energy(functional, system, moved))
+
+        below = min(energy(0.0) - found.bounds.energy[row], 0)
+        slope = (energy(1e-4) - energy(-1e-4)) / 2e-4
+        down = min(slope - found.bounds.slope[row], 0)
+        expected = (below * 1e3) ** 2 + down**2 / 2 * 1e3
+        assert missing[row] == pytest.approx(expected, rel=2e-3, abs=1e-3)
+    assert np.any(missing > 1)
+
+
+def test_visited_densities_become_bounds(run, inside):
+    folder, _ = run
+    whole, _ = inside
+    place = folder / "visits-000060-H2.npz"
+    found = Visits.read(place, whole.network)
+    assert set(found.geometry) < set(whole.dataset.select("train", "H2").geometries)
+    other = Visits.read(folder / "visits-000120-H2.npz", whole.network)
+    assert set(other.geometry) != set(found.geometry)
 
 
 def test_share_of_ground_states_without_external_potential(inside, monkeypatch):

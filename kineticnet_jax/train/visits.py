@@ -1,0 +1,260 @@
+"""What a training learns from densities that optimizations on its functional visit.
+
+No density has a lower energy than the ground state, and on the way from there to any other one it
+rises. So a functional can be found wrong at a density of which nobody knows T_s, and how much it
+has to be higher there at least.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from kineticnet_jax.data.dataset import Dataset
+from kineticnet_jax.data.spaces import FunctionSpace, OneElectronSpace
+from kineticnet_jax.density import SqrtDensity
+from kineticnet_jax.energy import TotalEnergy, total_energy
+from kineticnet_jax.files import read_arrays, write_arrays
+from kineticnet_jax.functionals.base import Functional, SemiLocal
+from kineticnet_jax.functionals.kinetic import von_weizsaecker
+from kineticnet_jax.nn.moments import MomentNetConfig, Moments, density_moments
+from kineticnet_jax.nn.neighbors import all_neighbors
+from kineticnet_jax.optimize import Progress, density_of, optimize_density, retract, variables
+from kineticnet_jax.quadrature import integrate
+from kineticnet_jax.system import prepare
+from kineticnet_jax.train.moments import Whitening
+from kineticnet_jax.types import Scalar
+
+Tree = TypeVar("Tree")
+OF_VISITS = ("geometry", "distance", "known")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A geometry of a data set in which densities can be optimized.
+
+    Attributes:
+        family: name of the molecule family.
+        geometry: its index.
+        space: the geometry, with the functions of √n of `known`.
+        known: everything of the total energy but what is learned.
+        element: index of the element of every atom.
+        z: variables of the ground state, see `optimize_density`.
+        learned: what is learned, of the ground state, in hartree.
+    """
+
+    family: str
+    geometry: int
+    space: OneElectronSpace
+    known: TotalEnergy
+    element: np.ndarray
+    z: Float[Array, "functions"]
+    learned: float
+
+    @classmethod
+    def of(cls, config: MomentNetConfig, dataset: Dataset, geometry: int) -> "Place":
+        """Prepares it, in float64."""
+        settings, record = dataset.config, dataset.record(geometry)
+        molecule, space = dataset.molecule(geometry), dataset.space(geometry)
+        system = prepare(molecule, settings.basis, settings.density_basis, settings.grid_level)
+        basis = system.density_basis
+        # The functions of the record may be rotated against those of the system.
+        functions = FunctionSpace(
+            space.density.functions, basis.transform, basis.kinetic_eigenvalues
+        )
+        pauli = config.target == "pauli"
+        sampled, tau = dataset.density(geometry, 0)
+        if pauli:
+            tau -= von_weizsaecker(sampled.n, sampled.grad_n)
+        coefficients = record.density_transform @ record.sqrt_coefficients[0]
+        known = SemiLocal("known", 1.0 if pauli else 0.0, None)
+        return cls(
+            record.family,
+            geometry,
+            replace(space, grid=system.grid, density=functions),
+            total_energy(system, known, settings.xc),
+            np.array([config.elements.index(int(z)) for z in molecule.charges]),
+            variables(system, SqrtDensity(jnp.asarray(coefficients))),
+            float(integrate(space.grid.weights, tau)),
+        )
+
+    def visited(
+        self, functional: Functional, guess: str, stops: Sequence[int]
+    ) -> Iterator[SqrtDensity]:
+        """Densities of an optimization.
+
+        Args:
+            functional: T_s.
+            guess: name of the starting guess.
+            stops: after how many more steps a density is looked at, unless it converged before.
+        """
+        system, xc = self.known.system, self.known.xc
+        density: str | SqrtDensity = guess
+        for steps in stops:
+
+            def arrived(progress: Progress, steps: int = steps) -> bool:
+                return progress.steps >= steps
+
+            # The same largest number of steps each time: others would be compiled again.
+            solution = optimize_density(
+                system, functional, xc, density, max_steps=max(stops), callback=arrived
+            )
+            density = solution.density
+            yield density
+            if solution.converged:
+                return
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["moments", "change", "energy", "slope"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class Bounds:
+    """Lower bounds of what is learned at visited densities, which are the first axis.
+
+    Attributes:
+        moments: whitened.
+        change: their derivatives on the way from the ground state, whitened, per unit of `distance`
+            in `bounds`.
+        energy: least energy in hartree.
+        slope: least derivative of it along the change.
+    """
+
+    moments: list[Any]
+    change: list[Any]
+    energy: Any
+    slope: Any
+
+    def rows(self, numbers: np.ndarray) -> "Bounds":
+        """Some of them."""
+        return jax.tree.map(lambda leaf: leaf[numbers], self)
+
+    def in_float32(self) -> "Bounds":
+        """The same in float32."""
+        return jax.tree.map(lambda leaf: leaf.astype(np.float32), self)
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["geometry", "distance", "known", "bounds"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class Visits:
+    """Densities that optimizations of a family have visited, along the first axis.
+
+    Attributes:
+        geometry: indices of geometries.
+        distance: from the ground state, |Δy| in the units of `energy_hessian`: half of its square
+            is the energy in hartree that rapid changes of ψ cost.
+        known: energy in hartree without what is learned, relative to the ground state.
+        bounds: of what is learned.
+    """
+
+    geometry: Int[np.ndarray, "visits"]
+    distance: Float[np.ndarray, "visits"]
+    known: Float[np.ndarray, "visits"]
+    bounds: Bounds
+
+    def write(self, path: Path) -> None:
+        """Writes them to a file, completely or not at all."""
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in OF_VISITS}
+        arrays |= {"energy": self.bounds.energy, "slope": self.bounds.slope}
+        for name in ("moments", "change"):
+            parts = getattr(self.bounds, name)
+            arrays |= {f"{name}-{l}": part for l, part in enumerate(parts)}
+        write_arrays(path, arrays)
+
+    @classmethod
+    def read(cls, path: Path, config: MomentNetConfig) -> "Visits":
+        """Those of such a file.
+
+        Raises:
+            InputError: if it is damaged.
+        """
+        levels = range(len(config.sizes))
+        moments, change = ([f"{name}-{l}" for l in levels] for name in ("moments", "change"))
+        found = read_arrays(path, [*OF_VISITS, "energy", "slope", *moments, *change])
+        bounds = Bounds(
+            [found[name] for name in moments],
+            [found[name] for name in change],
+            found["energy"],
+            found["slope"],
+        )
+        return cls(**{name: found[name] for name in OF_VISITS}, bounds=bounds)
+
+
+def joined(parts: Sequence[Tree]) -> Tree:
+    """Visits or bounds one after the other."""
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def visits(
+    config: MomentNetConfig,
+    whitening: Whitening,
+    place: Place,
+    densities: Sequence[SqrtDensity],
+    curvature: float,
+) -> Visits:
+    """Bounds at visited densities of a geometry.
+
+    The energy is that of the ground state at least. Its derivative on the straight way from there
+    is that of a parabola of this curvature at least.
+
+    Args:
+        config: which moments.
+        whitening: of the moments.
+        place: the geometry.
+        densities: of it.
+        curvature: in hartree; 1 where only T_vW counts.
+    """
+    ground = float(place.known(density_of(place.known.system, place.z)))
+    rows = []
+    for density in densities:
+        z = variables(place.known.system, density)
+        away = z * jnp.sign(jnp.vdot(place.z, z)) - place.z
+        # y of `energy_hessian` is √2 z.
+        distance = float(jnp.sqrt(2.0) * jnp.linalg.norm(away))
+        (known, moments), (slope, change) = _on_the_way(
+            config, place.known, place.z + away, away / distance
+        )
+        above = float(known) - ground
+        bounds = Bounds(
+            whitening.of_moments(place.element, [np.asarray(part)[None] for part in moments]),
+            whitening.of_changes(place.element, [np.asarray(part)[None] for part in change]),
+            np.array([place.learned - above]),
+            np.array([curvature * distance - float(slope)]),
+        )
+        rows.append(
+            Visits(np.array([place.geometry]), np.array([distance]), np.array([above]), bounds)
+        )
+    return joined(rows)
+
+
+@partial(jax.jit, static_argnums=0)
+def _on_the_way(
+    config: MomentNetConfig,
+    known: TotalEnergy,
+    z: Float[Array, "functions"],
+    away: Float[Array, "functions"],
+) -> tuple[tuple[Scalar, Moments], tuple[Scalar, Moments]]:
+    """Energy and moments, and their derivatives along a change of the variables."""
+    system = known.system
+    positions, points = system.molecule.positions, len(system.grid.points)
+    neighbors = all_neighbors(len(positions), points, points)
+
+    def at(step: Scalar) -> tuple[Scalar, Moments]:
+        density = density_of(system, retract(system, z + step * away))
+        n = density.on_grid(system).n
+        return known(density), density_moments(config, neighbors, system.grid, positions, n)
+
+    zero = jnp.zeros((), z.dtype)
+    return jax.jvp(at, (zero,), (jnp.ones_like(zero),))

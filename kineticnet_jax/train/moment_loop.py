@@ -285,7 +285,7 @@ class _Run:
         return 2 * robust**2 * (jnp.sqrt(1 + squares / robust**2) - 1)
 
     def _missing(self, family: str, params: dict, bounds: Bounds) -> Float[Array, "samples"]:
-        """Squares of what is missing to the lower bounds, in energies and potentials, in mHa."""
+        """Squares of what is missing to bounds, and of errors of potentials where ways begin."""
         element = self.labels[family].element
 
         def energy(moments: Moments) -> Scalar:
@@ -293,10 +293,13 @@ class _Run:
 
         def one(bound: Bounds) -> Scalar:
             value, slope = jax.jvp(energy, (bound.moments,), (bound.change,))
-            below = jnp.minimum(value - bound.energy, 0) / MILLIHARTREE
+            _, start = jax.jvp(energy, (bound.ground_moments,), (bound.ground_change,))
+            known = jnp.isfinite(bound.ground_slope)
+            off = jnp.where(known, start - jnp.where(known, bound.ground_slope, 0), 0)
+            below = jnp.minimum(value - bound.energy, 0)
             # Half of the square of a slope by y is an energy.
-            down = jnp.minimum(slope - bound.slope, 0) / (2 * MILLIHARTREE) ** 0.5
-            return below**2 + down**2
+            slopes = jnp.minimum(slope - bound.slope, 0) ** 2 + off**2
+            return (below / MILLIHARTREE) ** 2 + slopes / (2 * MILLIHARTREE)
 
         return jax.vmap(one)(bounds)
 

@@ -2,7 +2,8 @@
 
 No density has a lower energy than the ground state, and on the way from there to any other one it
 rises. So a functional can be found wrong at a density of which nobody knows T_s, and how much it
-has to be higher there at least.
+has to be higher there at least. The direction of this way is where its potential at the ground
+state, which is known, matters most.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,14 +26,24 @@ from kineticnet_jax.functionals.base import Functional, SemiLocal
 from kineticnet_jax.functionals.kinetic import von_weizsaecker
 from kineticnet_jax.nn.moments import MomentNetConfig, Moments, density_moments
 from kineticnet_jax.nn.neighbors import all_neighbors
-from kineticnet_jax.optimize import Progress, density_of, optimize_density, retract, variables
+from kineticnet_jax.optimize import (
+    Progress,
+    density_of,
+    optimize_density,
+    retract,
+    scaled_basis,
+    variables,
+)
 from kineticnet_jax.quadrature import integrate
 from kineticnet_jax.system import prepare
 from kineticnet_jax.train.moments import Whitening
 from kineticnet_jax.types import Scalar
 
 Tree = TypeVar("Tree")
+Point = tuple[Scalar, Float[Array, "functions"], Moments]
 OF_VISITS = ("geometry", "distance", "known")
+OF_BOUNDS = ("energy", "slope", "ground_slope")
+FOR_EACH_L = ("moments", "change", "ground_moments", "ground_change")
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,7 @@ class Place:
         element: index of the element of every atom.
         z: variables of the ground state, see `optimize_density`.
         learned: what is learned, of the ground state, in hartree.
+        slope: derivatives of it by these variables.
     """
 
     family: str
@@ -56,6 +68,7 @@ class Place:
     element: np.ndarray
     z: Float[Array, "functions"]
     learned: float
+    slope: Float[Array, "functions"]
 
     @classmethod
     def of(cls, config: MomentNetConfig, dataset: Dataset, geometry: int) -> "Place":
@@ -72,7 +85,10 @@ class Place:
         sampled, tau = dataset.density(geometry, 0)
         if pauli:
             tau -= von_weizsaecker(sampled.n, sampled.grad_n)
-        coefficients = record.density_transform @ record.sqrt_coefficients[0]
+        x, slope = record.sqrt_coefficients[0], record.potential_gradient[0]
+        if pauli:
+            slope = slope - 2 * record.density_kinetic_eigenvalues * x
+        coefficients = record.density_transform @ x
         known = SemiLocal("known", 1.0 if pauli else 0.0, None)
         return cls(
             record.family,
@@ -82,6 +98,7 @@ class Place:
             np.array([config.elements.index(int(z)) for z in molecule.charges]),
             variables(system, SqrtDensity(jnp.asarray(coefficients))),
             float(integrate(space.grid.weights, tau)),
+            scaled_basis(system).T @ (basis.overlap @ (record.density_transform @ slope)),
         )
 
     def visited(
@@ -113,25 +130,39 @@ class Place:
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["moments", "change", "energy", "slope"],
+    data_fields=[
+        "moments",
+        "change",
+        "energy",
+        "slope",
+        "ground_moments",
+        "ground_change",
+        "ground_slope",
+    ],
     meta_fields=[],
 )
 @dataclass(frozen=True)
 class Bounds:
-    """Lower bounds of what is learned at visited densities, which are the first axis.
+    """What is known of the energy on the ways to visited densities, which are the first axis.
 
     Attributes:
-        moments: whitened.
-        change: their derivatives on the way from the ground state, whitened, per unit of `distance`
-            in `bounds`.
-        energy: least energy in hartree.
+        moments: at the visited densities, whitened.
+        change: their derivatives on the straight way from the ground state, whitened, per unit of
+            `distance` in `Visits`.
+        energy: least energy in hartree of what is learned.
         slope: least derivative of it along the change.
+        ground_moments: at the ground states.
+        ground_change: their derivatives where the ways begin.
+        ground_slope: derivatives of what is learned there; NaN where they are unknown.
     """
 
     moments: list[Any]
     change: list[Any]
     energy: Any
     slope: Any
+    ground_moments: list[Any]
+    ground_change: list[Any]
+    ground_slope: Any
 
     def rows(self, numbers: np.ndarray) -> "Bounds":
         """Some of them."""
@@ -167,8 +198,8 @@ class Visits:
     def write(self, path: Path) -> None:
         """Writes them to a file, completely or not at all."""
         arrays: dict[str, Any] = {name: getattr(self, name) for name in OF_VISITS}
-        arrays |= {"energy": self.bounds.energy, "slope": self.bounds.slope}
-        for name in ("moments", "change"):
+        arrays |= {name: getattr(self.bounds, name) for name in OF_BOUNDS}
+        for name in FOR_EACH_L:
             parts = getattr(self.bounds, name)
             arrays |= {f"{name}-{l}": part for l, part in enumerate(parts)}
         write_arrays(path, arrays)
@@ -181,14 +212,12 @@ class Visits:
             InputError: if it is damaged.
         """
         levels = range(len(config.sizes))
-        moments, change = ([f"{name}-{l}" for l in levels] for name in ("moments", "change"))
-        found = read_arrays(path, [*OF_VISITS, "energy", "slope", *moments, *change])
-        bounds = Bounds(
-            [found[name] for name in moments],
-            [found[name] for name in change],
-            found["energy"],
-            found["slope"],
-        )
+        names = {name: [f"{name}-{l}" for l in levels] for name in FOR_EACH_L}
+        stored = [name for of_l in names.values() for name in of_l]
+        found = read_arrays(path, [*OF_VISITS, *OF_BOUNDS, *stored])
+        parts: dict[str, Any] = {name: found[name] for name in OF_BOUNDS}
+        parts |= {key: [found[name] for name in of_l] for key, of_l in names.items()}
+        bounds = Bounds(**parts)
         return cls(**{name: found[name] for name in OF_VISITS}, bounds=bounds)
 
 
@@ -207,7 +236,7 @@ def visits(
     """Bounds at visited densities of a geometry.
 
     The energy is that of the ground state at least. Its derivative on the straight way from there
-    is that of a parabola of this curvature at least.
+    is that of a parabola of this curvature at least; where the way begins, it is known.
 
     Args:
         config: which moments.
@@ -216,27 +245,35 @@ def visits(
         densities: of it.
         curvature: in hartree; 1 where only T_vW counts.
     """
-    ground = float(place.known(density_of(place.known.system, place.z)))
+    along = partial(_on_the_way, config, place.known)
     rows = []
     for density in densities:
         z = variables(place.known.system, density)
         away = z * jnp.sign(jnp.vdot(place.z, z)) - place.z
         # y of `energy_hessian` is √2 z.
         distance = float(jnp.sqrt(2.0) * jnp.linalg.norm(away))
-        (known, moments), (slope, change) = _on_the_way(
-            config, place.known, place.z + away, away / distance
-        )
-        above = float(known) - ground
+        (ground, _, ground_moments), (_, step, ground_change) = along(place.z, away / distance)
+        (known, _, moments), (slope, _, change) = along(place.z + away, away / distance)
+        above = float(known - ground)
+        whitened = partial(whitening.of_changes, place.element)
         bounds = Bounds(
-            whitening.of_moments(place.element, [np.asarray(part)[None] for part in moments]),
-            whitening.of_changes(place.element, [np.asarray(part)[None] for part in change]),
+            whitening.of_moments(place.element, _row(moments)),
+            whitened(_row(change)),
             np.array([place.learned - above]),
             np.array([curvature * distance - float(slope)]),
+            whitening.of_moments(place.element, _row(ground_moments)),
+            whitened(_row(ground_change)),
+            np.array([float(jnp.vdot(place.slope, step))]),
         )
         rows.append(
             Visits(np.array([place.geometry]), np.array([distance]), np.array([above]), bounds)
         )
     return joined(rows)
+
+
+def _row(moments: Moments) -> list[np.ndarray]:
+    """The same with an axis of length one in front."""
+    return [np.asarray(part)[None] for part in moments]
 
 
 @partial(jax.jit, static_argnums=0)
@@ -245,16 +282,18 @@ def _on_the_way(
     known: TotalEnergy,
     z: Float[Array, "functions"],
     away: Float[Array, "functions"],
-) -> tuple[tuple[Scalar, Moments], tuple[Scalar, Moments]]:
-    """Energy and moments, and their derivatives along a change of the variables."""
+) -> tuple[Point, Point]:
+    """Energy, variables and moments, and their derivatives along a change of the variables."""
     system = known.system
     positions, points = system.molecule.positions, len(system.grid.points)
     neighbors = all_neighbors(len(positions), points, points)
 
-    def at(step: Scalar) -> tuple[Scalar, Moments]:
-        density = density_of(system, retract(system, z + step * away))
+    def at(step: Scalar) -> Point:
+        moved = retract(system, z + step * away)
+        density = density_of(system, moved)
         n = density.on_grid(system).n
-        return known(density), density_moments(config, neighbors, system.grid, positions, n)
+        moments = density_moments(config, neighbors, system.grid, positions, n)
+        return known(density), moved, moments
 
     zero = jnp.zeros((), z.dtype)
     return jax.jvp(at, (zero,), (jnp.ones_like(zero),))

@@ -16,7 +16,7 @@ from kineticnet_jax.errors import IncompleteError, InputError
 from kineticnet_jax.evaluate import kohn_sham_density, sample_errors
 from kineticnet_jax.functionals.storage import read_functional
 from kineticnet_jax.nn.convolution import Filters
-from kineticnet_jax.optimize import density_of, variables
+from kineticnet_jax.optimize import density_of, retract, variables
 from kineticnet_jax.train import moment_loop
 from kineticnet_jax.train.config import load_train_config
 from kineticnet_jax.train.metrics import VALIDATION
@@ -184,7 +184,7 @@ def test_bounds_hold_for_the_exact_functional(visited):
         away = (z - place.z) / found.distance[row]
 
         def energy(step, z=z, away=away):
-            return float(whole(density_of(system, z + step * away)))
+            return float(whole(density_of(system, retract(system, z + step * away))))
 
         slope = (energy(1e-4) - energy(-1e-4)) / 2e-4
         known = float(place.known(density))
@@ -192,11 +192,17 @@ def test_bounds_hold_for_the_exact_functional(visited):
             known - float(place.known(density_of(system, place.z))), abs=1e-9
         )
         rest = (
-            float(place.known(density_of(system, z + 1e-4 * away)))
-            - float(place.known(density_of(system, z - 1e-4 * away)))
+            float(place.known(density_of(system, retract(system, z + 1e-4 * away))))
+            - float(place.known(density_of(system, retract(system, z - 1e-4 * away))))
         ) / 2e-4
         assert found.bounds.slope[row] == pytest.approx(0.3 * found.distance[row] - rest, abs=1e-6)
         assert slope - rest > found.bounds.slope[row]
+        # At the ground state the total energy of the exact functional is stationary.
+        first, last = (
+            float(place.known(density_of(system, retract(system, place.z + step * away))))
+            for step in (-1e-4, 1e-4)
+        )
+        assert found.bounds.ground_slope[row] == pytest.approx(-(last - first) / 2e-4, abs=2e-3)
     # Half of the squared distance is what rapid changes cost: the curvature is one at most.
     assert np.linalg.norm(ground - place.z) * 2**0.5 == pytest.approx(found.distance[0], rel=1e-6)
 
@@ -210,16 +216,19 @@ def test_what_is_missing_at_visited_densities(inside, visited):
     bounds = dataclasses.replace(found.bounds, energy=found.bounds.energy - shift).in_float32()
     missing = run._missing(place.family, params, bounds)
     for row, density in enumerate(ways):
-        away = (variables(system, density) - place.z) / found.distance[row]
+        visited_z = variables(system, density)
+        away = (visited_z - place.z) / found.distance[row]
 
-        def energy(step, density=density, away=away):
-            moved = density_of(system, variables(system, density) + step * away)
+        def energy(step, z=visited_z, away=away):
+            moved = density_of(system, retract(system, z + step * away))
             return float(kinetic_energy(functional, system, moved))
 
         below = min(energy(0.0) - found.bounds.energy[row], 0)
         slope = (energy(1e-4) - energy(-1e-4)) / 2e-4
         down = min(slope - found.bounds.slope[row], 0)
-        expected = (below * 1e3) ** 2 + down**2 / 2 * 1e3
+        start = (energy(1e-4, place.z, away) - energy(-1e-4, place.z, away)) / 2e-4
+        off = start - found.bounds.ground_slope[row]
+        expected = (below * 1e3) ** 2 + (down**2 + off**2) / 2 * 1e3
         assert missing[row] == pytest.approx(expected, rel=2e-3, abs=1e-3)
     assert np.any(missing > 1)
 

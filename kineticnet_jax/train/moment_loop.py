@@ -1,5 +1,6 @@
 """The training of a moment network; goes on where it was stopped."""
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -46,6 +47,8 @@ from kineticnet_jax.train.moments import (
 from kineticnet_jax.train.step import TrainState
 from kineticnet_jax.train.visits import Bounds, Place, Visits, joined, visits
 from kineticnet_jax.types import Scalar
+
+logger = logging.getLogger(__name__)
 
 VALIDATED_AT_A_TIME = 32
 
@@ -416,7 +419,16 @@ class _Run:
             for number in np.arange(time * count, (time + 1) * count) % len(order):
                 place = Place.of(self.network, self.dataset, geometries[order[number]])
                 for guess in settings.guesses:
-                    densities = list(place.visited(functional, guess, settings.stops))
+                    solutions = list(place.visited(functional, guess, settings.stops))
+                    logger.info(
+                        "%s, geometry %d from %s: %.2f mHa, %s",
+                        family,
+                        place.geometry,
+                        guess,
+                        (solutions[-1].energy - place.energy) / MILLIHARTREE,
+                        solutions[-1].reason,
+                    )
+                    densities = [solution.density for solution in solutions]
                     found.append(
                         visits(self.network, self.whitening, place, densities, settings.curvature)
                     )

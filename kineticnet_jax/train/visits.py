@@ -28,6 +28,7 @@ from kineticnet_jax.nn.moments import MomentNetConfig, Moments, density_moments
 from kineticnet_jax.nn.neighbors import all_neighbors
 from kineticnet_jax.optimize import (
     Progress,
+    Solution,
     density_of,
     optimize_density,
     retract,
@@ -101,10 +102,15 @@ class Place:
             scaled_basis(system).T @ (basis.overlap @ (record.density_transform @ slope)),
         )
 
+    @property
+    def energy(self) -> float:
+        """Energy of the ground state in hartree, as a functional that is right there has it."""
+        return float(self.known(density_of(self.known.system, self.z))) + self.learned
+
     def visited(
         self, functional: Functional, guess: str, stops: Sequence[int]
-    ) -> Iterator[SqrtDensity]:
-        """Densities of an optimization.
+    ) -> Iterator[Solution]:
+        """What an optimization comes by.
 
         Args:
             functional: T_s.
@@ -122,10 +128,10 @@ class Place:
             solution = optimize_density(
                 system, functional, xc, density, max_steps=max(stops), callback=arrived
             )
-            density = solution.density
-            yield density
+            yield solution
             if solution.converged:
                 return
+            density = solution.density
 
 
 @partial(

@@ -89,7 +89,7 @@ def test_errors_are_those_of_the_evaluation(inside, data):
 
 def test_potentials_are_those_of_the_evaluation(data, tmp_path):
     """In the mean over many directions."""
-    config = dataclasses.replace(CONFIG, directions=2000, steps=1)
+    config = dataclasses.replace(CONFIG, directions=2000, steps=1, families={"H2": 4})
     run = moment_loop._Run(config, kn.Dataset(data), tmp_path / "run")
     params = run._initial()
     functional = folded(run, params)

@@ -363,6 +363,11 @@ def test_other_run_in_the_folder(run, data):
         ({"curvature": MomentCurvatureSettings(floor=0.5, goal=0.1)}, "floor of the curvature"),
         ({"curvature": MomentCurvatureSettings(mixtures=(2.0,))}, "mixtures must be"),
         ({"moments": MomentNetChoice(channels=0)}, "channels must be"),
+        ({"visits": VisitSettings(weight=-1.0)}, "weight of visits must not"),
+        ({"visits": VisitSettings(every=0)}, "every of visits must"),
+        ({"visits": VisitSettings(stops=())}, "stops of visits must"),
+        ({"visits": VisitSettings(guesses=())}, "guesses of visits must"),
+        ({"visits": VisitSettings(guesses=("sda",))}, "unknown guess"),
     ],
 )
 def test_settings_that_make_no_sense(data, tmp_path, change, message):

@@ -288,7 +288,7 @@ class _Run:
         return 2 * robust**2 * (jnp.sqrt(1 + squares / robust**2) - 1)
 
     def _missing(self, family: str, params: dict, bounds: Bounds) -> Float[Array, "samples"]:
-        """Squares of what is missing to bounds, and of errors of potentials where ways begin."""
+        """Squares of what is missing to bounds, and of errors at the ground states."""
         element = self.labels[family].element
 
         def energy(moments: Moments) -> Scalar:
@@ -296,13 +296,13 @@ class _Run:
 
         def one(bound: Bounds) -> Scalar:
             value, slope = jax.jvp(energy, (bound.moments,), (bound.change,))
-            _, start = jax.jvp(energy, (bound.ground_moments,), (bound.ground_change,))
+            ground, start = jax.jvp(energy, (bound.ground_moments,), (bound.ground_change,))
             known = jnp.isfinite(bound.ground_slope)
             off = jnp.where(known, start - jnp.where(known, bound.ground_slope, 0), 0)
-            below = jnp.minimum(value - bound.energy, 0)
+            errors = jnp.minimum(value - bound.energy, 0) ** 2 + (ground - bound.ground_energy) ** 2
             # Half of the square of a slope by y is an energy.
             slopes = jnp.minimum(slope - bound.slope, 0) ** 2 + off**2
-            return (below / MILLIHARTREE) ** 2 + slopes / (2 * MILLIHARTREE)
+            return errors / MILLIHARTREE**2 + slopes / (2 * MILLIHARTREE)
 
         return jax.vmap(one)(bounds)
 
@@ -404,7 +404,7 @@ class _Run:
                 )
             found = Visits.read(path, self.network).bounds
             shift = np.sum(self.shift[self.labels[name].element])
-            found = replace(found, energy=found.energy - shift).in_float32()
+            found = found.relative_to(shift).in_float32()
             known = self.bounds.get(name)
             self.bounds[name] = found if known is None else joined([known, found])
 

@@ -23,7 +23,6 @@ from kineticnet_jax.density import SqrtDensity
 from kineticnet_jax.energy import TotalEnergy, total_energy
 from kineticnet_jax.files import read_arrays, write_arrays
 from kineticnet_jax.functionals.base import Functional, SemiLocal
-from kineticnet_jax.functionals.kinetic import von_weizsaecker
 from kineticnet_jax.nn.moments import MomentNetConfig, Moments, density_moments
 from kineticnet_jax.nn.neighbors import all_neighbors
 from kineticnet_jax.optimize import (
@@ -35,7 +34,6 @@ from kineticnet_jax.optimize import (
     scaled_basis,
     variables,
 )
-from kineticnet_jax.quadrature import integrate
 from kineticnet_jax.system import prepare
 from kineticnet_jax.train.moments import Whitening
 from kineticnet_jax.types import Scalar
@@ -43,7 +41,7 @@ from kineticnet_jax.types import Scalar
 Tree = TypeVar("Tree")
 Point = tuple[Scalar, Float[Array, "functions"], Moments]
 OF_VISITS = ("geometry", "distance", "known")
-OF_BOUNDS = ("energy", "slope", "ground_slope")
+OF_BOUNDS = ("energy", "slope", "ground_energy", "ground_slope")
 FOR_EACH_L = ("moments", "change", "ground_moments", "ground_change")
 
 
@@ -57,8 +55,11 @@ class Place:
         space: the geometry, with the functions of √n of `known`.
         known: everything of the total energy but what is learned.
         element: index of the element of every atom.
-        z: variables of the ground state, see `optimize_density`.
-        learned: what is learned, of the ground state, in hartree.
+        z: variables of the ground state, as the functions of √n describe it, see
+            `optimize_density`.
+        energy: of the ground state, from orbitals, in hartree. That of its description by √n is
+            higher in second order of the difference only.
+        learned: what is learned, in hartree, where √n describes the ground state.
         slope: derivatives of it by these variables.
     """
 
@@ -68,6 +69,7 @@ class Place:
     known: TotalEnergy
     element: np.ndarray
     z: Float[Array, "functions"]
+    energy: float
     learned: float
     slope: Float[Array, "functions"]
 
@@ -83,29 +85,25 @@ class Place:
             space.density.functions, basis.transform, basis.kinetic_eigenvalues
         )
         pauli = config.target == "pauli"
-        sampled, tau = dataset.density(geometry, 0)
-        if pauli:
-            tau -= von_weizsaecker(sampled.n, sampled.grad_n)
         x, slope = record.sqrt_coefficients[0], record.potential_gradient[0]
         if pauli:
             slope = slope - 2 * record.density_kinetic_eigenvalues * x
         coefficients = record.density_transform @ x
-        known = SemiLocal("known", 1.0 if pauli else 0.0, None)
+        without = SemiLocal("known", 1.0 if pauli else 0.0, None)
+        known = total_energy(system, without, settings.xc)
+        ground = SqrtDensity(jnp.asarray(coefficients))
+        energy = float(record.reference_energies[0, 0])
         return cls(
             record.family,
             geometry,
             replace(space, grid=system.grid, density=functions),
-            total_energy(system, known, settings.xc),
+            known,
             np.array([config.elements.index(int(z)) for z in molecule.charges]),
-            variables(system, SqrtDensity(jnp.asarray(coefficients))),
-            float(integrate(space.grid.weights, tau)),
+            variables(system, ground),
+            energy,
+            energy - float(known(ground)),
             scaled_basis(system).T @ (basis.overlap @ (record.density_transform @ slope)),
         )
-
-    @property
-    def energy(self) -> float:
-        """Energy of the ground state in hartree, as a functional that is right there has it."""
-        return float(self.known(density_of(self.known.system, self.z))) + self.learned
 
     def visited(
         self, functional: Functional, guess: str, stops: Sequence[int]
@@ -143,6 +141,7 @@ class Place:
         "slope",
         "ground_moments",
         "ground_change",
+        "ground_energy",
         "ground_slope",
     ],
     meta_fields=[],
@@ -159,6 +158,7 @@ class Bounds:
         slope: least derivative of it along the change.
         ground_moments: at the ground states.
         ground_change: their derivatives where the ways begin.
+        ground_energy: energies of what is learned there.
         ground_slope: derivatives of what is learned there; NaN where they are unknown.
     """
 
@@ -168,11 +168,16 @@ class Bounds:
     slope: Any
     ground_moments: list[Any]
     ground_change: list[Any]
+    ground_energy: Any
     ground_slope: Any
 
     def rows(self, numbers: np.ndarray) -> "Bounds":
         """Some of them."""
         return jax.tree.map(lambda leaf: leaf[numbers], self)
+
+    def relative_to(self, energy: float) -> "Bounds":
+        """The same with energies relative to another one, in hartree."""
+        return replace(self, energy=self.energy - energy, ground_energy=self.ground_energy - energy)
 
     def in_float32(self) -> "Bounds":
         """The same in float32."""
@@ -242,7 +247,7 @@ def visits(
     """Bounds at visited densities of a geometry.
 
     The energy is that of the ground state at least. Its derivative on the straight way from there
-    is that of a parabola of this curvature at least; where the way begins, it is known.
+    is that of a parabola of this curvature at least; where the way begins, both are known.
 
     Args:
         config: which moments.
@@ -260,19 +265,24 @@ def visits(
         distance = float(jnp.sqrt(2.0) * jnp.linalg.norm(away))
         (ground, _, ground_moments), (_, step, ground_change) = along(place.z, away / distance)
         (known, _, moments), (slope, _, change) = along(place.z + away, away / distance)
-        above = float(known - ground)
         whitened = partial(whitening.of_changes, place.element)
         bounds = Bounds(
             whitening.of_moments(place.element, _row(moments)),
             whitened(_row(change)),
-            np.array([place.learned - above]),
+            np.array([place.energy - float(known)]),
             np.array([curvature * distance - float(slope)]),
             whitening.of_moments(place.element, _row(ground_moments)),
             whitened(_row(ground_change)),
+            np.array([place.learned]),
             np.array([float(jnp.vdot(place.slope, step))]),
         )
         rows.append(
-            Visits(np.array([place.geometry]), np.array([distance]), np.array([above]), bounds)
+            Visits(
+                np.array([place.geometry]),
+                np.array([distance]),
+                np.array([float(known - ground)]),
+                bounds,
+            )
         )
     return joined(rows)
 

@@ -188,6 +188,7 @@ def test_bounds_hold_for_the_exact_functional(visited):
 
         slope = (energy(1e-4) - energy(-1e-4)) / 2e-4
         known = float(place.known(density))
+        assert found.bounds.energy[row] + known == pytest.approx(place.energy, abs=1e-9)
         assert found.known[row] == pytest.approx(
             known - float(place.known(density_of(system, place.z))), abs=1e-9
         )
@@ -203,6 +204,10 @@ def test_bounds_hold_for_the_exact_functional(visited):
             for step in (-1e-4, 1e-4)
         )
         assert found.bounds.ground_slope[row] == pytest.approx(-(last - first) / 2e-4, abs=2e-3)
+    # √n describes the ground state: its energy is above that from orbitals, by little.
+    np.testing.assert_array_equal(found.bounds.ground_energy, place.learned)
+    exact = float(kinetic_energy(kn.load_functional("vw"), system, density_of(system, place.z)))
+    assert 0 < exact - place.learned < 1e-3
     # Half of the squared distance is what rapid changes cost: the curvature is one at most.
     assert np.linalg.norm(ground - place.z) * 2**0.5 == pytest.approx(found.distance[0], rel=1e-6)
 
@@ -213,7 +218,7 @@ def test_what_is_missing_at_visited_densities(inside, visited):
     functional = folded(run, params)
     place, ways, found = visited
     system, shift = place.known.system, np.sum(run.shift[place.element])
-    bounds = dataclasses.replace(found.bounds, energy=found.bounds.energy - shift).in_float32()
+    bounds = found.bounds.relative_to(shift).in_float32()
     missing = run._missing(place.family, params, bounds)
     for row, density in enumerate(ways):
         visited_z = variables(system, density)
@@ -228,7 +233,8 @@ def test_what_is_missing_at_visited_densities(inside, visited):
         down = min(slope - found.bounds.slope[row], 0)
         start = (energy(1e-4, place.z, away) - energy(-1e-4, place.z, away)) / 2e-4
         off = start - found.bounds.ground_slope[row]
-        expected = (below * 1e3) ** 2 + (down**2 + off**2) / 2 * 1e3
+        ground = energy(0.0, place.z) - found.bounds.ground_energy[row]
+        expected = (below**2 + ground**2) * 1e6 + (down**2 + off**2) / 2 * 1e3
         assert missing[row] == pytest.approx(expected, rel=2e-3, abs=1e-3)
     assert np.any(missing > 1)
 

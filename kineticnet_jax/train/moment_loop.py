@@ -1,6 +1,5 @@
 """The training of a moment network; goes on where it was stopped."""
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from kineticnet_jax.data.dataset import Dataset
 from kineticnet_jax.data.domain import training_domain
@@ -22,12 +21,10 @@ from kineticnet_jax.errors import IncompleteError, InputError, unknown_name
 from kineticnet_jax.files import write_json
 from kineticnet_jax.functionals.learned import LearnedFunctional, Provenance
 from kineticnet_jax.functionals.storage import read_functional, save_functional
-from kineticnet_jax.nn.moments import MomentNet, Moments
+from kineticnet_jax.nn.moments import MomentNet
 from kineticnet_jax.train.checkpoint import Checkpoints
-from kineticnet_jax.train.curvature import MILLIHARTREE_PER_UNIT
 from kineticnet_jax.train.folder import prepare_folder
 from kineticnet_jax.train.loop import BEST, CHECKPOINTS, LAST, Progress
-from kineticnet_jax.train.loss import MILLIHARTREE
 from kineticnet_jax.train.metrics import (
     BOTH,
     METRICS,
@@ -37,7 +34,9 @@ from kineticnet_jax.train.metrics import (
     Table,
 )
 from kineticnet_jax.train.moment_config import MomentTrainConfig
-from kineticnet_jax.train.moment_curvature import Curvatures, Cut, LowCurvatures, Site, find_sites
+from kineticnet_jax.train.moment_curvature import Cut
+from kineticnet_jax.train.moment_loss import MomentLoss, Samples
+from kineticnet_jax.train.moment_search import Searches
 from kineticnet_jax.train.moments import (
     MomentLabels,
     Whitening,
@@ -45,19 +44,13 @@ from kineticnet_jax.train.moments import (
     moment_labels,
 )
 from kineticnet_jax.train.step import TrainState
-from kineticnet_jax.train.visits import Bounds, Place, Visits, joined, visits
+from kineticnet_jax.train.visits import Bounds
 from kineticnet_jax.types import Scalar
-
-logger = logging.getLogger(__name__)
 
 VALIDATED_AT_A_TIME = 32
 
 FINAL = 1 / 300
 """The last learning rate in units of the largest."""
-
-_Array = Array | np.ndarray
-Samples = tuple[Moments, Moments, Float[_Array, "samples"], Float[_Array, "samples directions"]]
-"""Whitened moments, their changes, energies and slopes."""
 
 
 def train_moments(
@@ -125,11 +118,12 @@ class _Run:
             known.moments = self.whitening.of_moments(known.element, known.moments)
             known.changes = self.whitening.of_changes(known.element, known.changes)
             known.energy = known.energy - np.sum(self.shift[known.element])
-        self.curvatures = Curvatures(self.network, self.whitening)
-        self._evaluate = jax.jit(self._errors, static_argnums=0)
-        self.sites: list[Site] = []
-        self.cuts: dict[str, list[Cut]] = {name: [] for name in self.counts}
-        self.bounds: dict[str, Bounds] = {}
+        element = {name: known.element for name, known in self.labels.items()}
+        self.searches = Searches(
+            config, self.network, dataset, folder, self.whitening, element, self.shift
+        )
+        self.loss = MomentLoss(config, self.whitening, element, self.searches.curvatures)
+        self._evaluate = jax.jit(self.loss.errors, static_argnums=0)
 
     def _labels(self, family: str, prepared: Callable[[str, int], None] | None) -> MomentLabels:
         """Those of a family, from the folder if they are there."""
@@ -187,7 +181,7 @@ class _Run:
         checkpoints: Checkpoints,
         callback: Callable[[Progress], None] | None,
     ) -> None:
-        config = self.config
+        config, searches = self.config, self.searches
         metrics = Table(self.folder / METRICS, MOMENT_METRIC_NAMES, int(state.step))
         validation = Table(self.folder / VALIDATION, VALIDATION_NAMES, int(state.step))
         before = metrics.rows[-1]["seconds"] if metrics.rows else 0.0
@@ -201,7 +195,7 @@ class _Run:
             cuts: dict[str, Cut],
             bounds: dict[str, Bounds],
         ) -> tuple[TrainState, dict[str, Scalar]]:
-            slope, terms = jax.grad(self._loss, has_aux=True)(state.params, batch, cuts, bounds)
+            slope, terms = jax.grad(self.loss, has_aux=True)(state.params, batch, cuts, bounds)
             change, memory = optimizer.update(slope, state.optimizer["optax"], state.params)
             params = optax.apply_updates(state.params, change)
             averaged = jax.tree.map(
@@ -213,7 +207,7 @@ class _Run:
         for done in range(int(state.step) + 1, config.steps + 1):
             self._look(done - 1, state)
             state, terms = update(
-                state, self._batch(done - 1), self._drawn(done - 1), self._drawn_bounds(done - 1)
+                state, self._batch(done - 1), searches.cuts(done - 1), searches.bounds(done - 1)
             )
             recent.append(terms)
             if done % config.validate_every and done != config.steps:
@@ -249,91 +243,6 @@ class _Run:
                 callback(Progress(done, config.steps, row, _score(rows)))
             recent, last = [], time.perf_counter()
 
-    def _loss(
-        self,
-        params: dict,
-        batch: dict[str, Samples],
-        cuts: dict[str, Cut],
-        bounds: dict[str, Bounds],
-    ) -> tuple[Scalar, dict[str, Scalar]]:
-        """Mean over the samples; every sample counts less from an error of `robust` on."""
-        count = sum(self.counts.values())
-        total, energy, potential, curvature, visited = jnp.zeros((5,))
-        for name, samples in batch.items():
-            errors, residuals = self._errors(name, params, samples)
-            squares = jnp.sum(residuals**2, axis=1)
-            sums = errors**2 + squares
-            total += jnp.sum(self._robust(sums))
-            energy += jnp.sum(jnp.abs(errors))
-            potential += jnp.sum(squares)
-        for name, found in cuts.items():
-            along = partial(self.curvatures.along, params, element=self.labels[name].element)
-            missing = jax.vmap(along)(found) + found.rest - self.config.curvature.goal
-            curvature += jnp.sum((MILLIHARTREE_PER_UNIT * jnp.minimum(missing, 0)) ** 2)
-        for name, of_family in bounds.items():
-            visited += jnp.sum(self._robust(self._missing(name, params, of_family)))
-        weights = self.config.curvature.weight, self.config.visits.weight
-        loss = (total + weights[0] * curvature + weights[1] * visited) / count
-        terms = {
-            "energy": energy,
-            "potential": potential,
-            "curvature": curvature,
-            "visited": visited,
-        }
-        return loss, {"loss": loss} | {name: value / count for name, value in terms.items()}
-
-    def _robust(self, squares: Float[Array, "samples"]) -> Float[Array, "samples"]:
-        """Squares of errors in mHa, growing like the errors from `robust` on."""
-        robust = self.config.robust
-        return 2 * robust**2 * (jnp.sqrt(1 + squares / robust**2) - 1)
-
-    def _missing(self, family: str, params: dict, bounds: Bounds) -> Float[Array, "samples"]:
-        """Squares of what is missing to bounds, and of errors at the ground states."""
-        element = self.labels[family].element
-
-        def energy(moments: Moments) -> Scalar:
-            return self.whitening.energy(params, moments, element)
-
-        def one(bound: Bounds) -> Scalar:
-            value, slope = jax.jvp(energy, (bound.moments,), (bound.change,))
-            ground, start = jax.jvp(energy, (bound.ground_moments,), (bound.ground_change,))
-            known = jnp.isfinite(bound.ground_slope)
-            off = jnp.where(known, start - jnp.where(known, bound.ground_slope, 0), 0)
-            errors = jnp.minimum(value - bound.energy, 0) ** 2 + (ground - bound.ground_energy) ** 2
-            # Half of the square of a slope by y is an energy.
-            slopes = jnp.minimum(slope - bound.slope, 0) ** 2 + off**2
-            return errors / MILLIHARTREE**2 + slopes / (2 * MILLIHARTREE)
-
-        return jax.vmap(one)(bounds)
-
-    def _errors(
-        self, family: str, params: dict, samples: Samples
-    ) -> tuple[Float[Array, "samples"], Float[Array, "samples directions"]]:
-        """Errors of energies in mHa, and of potentials, whose squares add up to one in mHa."""
-        element = self.labels[family].element
-
-        def sample(
-            moments: Moments,
-            changes: Moments,
-            energy: Float[_Array, ""],
-            slope: Float[_Array, "directions"],
-        ) -> tuple[Scalar, Float[Array, "directions"]]:
-            value, derivative = jax.value_and_grad(self.whitening.energy, argnums=1)(
-                params, moments, element
-            )
-            along = sum(
-                (
-                    jnp.einsum("dakm,akm->d", change, part)
-                    for change, part in zip(changes, derivative, strict=True)
-                ),
-                start=jnp.zeros(()),
-            )
-            known = jnp.all(jnp.isfinite(slope))
-            residual = jnp.where(known, along - jnp.where(known, slope, 0), 0)
-            return (value - energy) / MILLIHARTREE, residual / MILLIHARTREE**0.5
-
-        return jax.vmap(sample)(*samples)
-
     def _samples(self, family: str, numbers: np.ndarray) -> Samples:
         known = self.labels[family]
         return (
@@ -359,112 +268,9 @@ class _Run:
             batch[name] = self._samples(name, np.concatenate(drawn))
         return batch
 
-    def _drawn(self, step: int) -> dict[str, Cut]:
-        """Directions of low curvature for a step."""
-        random = np.random.default_rng([self.config.seed, step, 1])
-        rows = self.config.curvature.rows
-        drawn = {}
-        for name, cuts in self.cuts.items():
-            if cuts:
-                chosen = random.choice(len(cuts), rows, replace=len(cuts) < rows)
-                drawn[name] = jax.tree.map(
-                    lambda *leaves: np.stack(leaves), *(cuts[i] for i in chosen)
-                )
-        return drawn
-
-    def _drawn_bounds(self, step: int) -> dict[str, Bounds]:
-        """Visited densities for a step."""
-        random = np.random.default_rng([self.config.seed, step, 2])
-        rows = self.config.visits.rows
-        drawn = {}
-        for name, bounds in self.bounds.items():
-            count = len(bounds.energy)
-            drawn[name] = bounds.rows(random.choice(count, rows, replace=count < rows))
-        return drawn
-
     def _look(self, step: int, state: TrainState) -> None:
-        """Looks for low curvatures and makes optimizations, if it is time for them."""
-        for settings, look in (
-            (self.config.curvature, self._search),
-            (self.config.visits, self._visit),
-        ):
-            waited = step - settings.first
-            if settings.weight > 0 and waited >= 0 and waited % settings.every == 0:
-                look(step, state)
-
-    def _visit(self, step: int, state: TrainState) -> None:
-        """Densities that optimizations visit, from the folder if they are there."""
-        settings = self.config.visits
-        functional = self._functional(state, [])
-        for name in self.counts:
-            path = self.folder / f"visits-{step:06d}-{name}.npz"
-            if not path.is_file():
-                self._visits(functional, name, (step - settings.first) // settings.every).write(
-                    path
-                )
-            found = Visits.read(path, self.network).bounds
-            shift = np.sum(self.shift[self.labels[name].element])
-            found = found.relative_to(shift).in_float32()
-            known = self.bounds.get(name)
-            self.bounds[name] = found if known is None else joined([known, found])
-
-    def _visits(self, functional: LearnedFunctional, family: str, time: int) -> Visits:
-        """Those of a family, of other geometries each time."""
-        settings = self.config.visits
-        geometries = self.dataset.select("train", family).geometries
-        count = settings.geometries if len(self.labels[family].element) > 1 else 1
-        order = np.random.default_rng(self.config.seed).permutation(len(geometries))
-        found = []
-        with jax.enable_x64(True):
-            for number in np.arange(time * count, (time + 1) * count) % len(order):
-                place = Place.of(self.network, self.dataset, geometries[order[number]])
-                for guess in settings.guesses:
-                    solutions = list(place.visited(functional, guess, settings.stops))
-                    logger.info(
-                        "%s, geometry %d from %s: %.2f mHa, %s",
-                        family,
-                        place.geometry,
-                        guess,
-                        (solutions[-1].energy - place.energy) / MILLIHARTREE,
-                        solutions[-1].reason,
-                    )
-                    densities = [solution.density for solution in solutions]
-                    found.append(
-                        visits(self.network, self.whitening, place, densities, settings.curvature)
-                    )
-        return joined(found)
-
-    def _search(self, step: int, state: TrainState) -> None:
-        """Directions of low curvature, from the folder if they are there."""
-        place = self.folder / f"curvatures-{step:06d}.npz"
-        settings, sites = self.config.curvature, self._sites()
-        if not place.is_file():
-            LowCurvatures.search(
-                self.curvatures, state.averaged, sites, settings.floor, settings.directions
-            ).write(place)
-        found = LowCurvatures.read(place)
-        if len(found.lowest) != len(sites):
-            raise InputError(
-                f"{place}: of another version, {len(found.lowest)} densities were searched instead "
-                f"of {len(sites)}; delete it and give the same command again"
-            )
-        for family, cuts in found.cuts(self.curvatures, sites, settings.directions):
-            self.cuts[family] += cuts
-
-    def _sites(self) -> list[Site]:
-        """Densities that are searched, spread over the training geometries of each family."""
-        if not self.sites:
-            settings = self.config.curvature
-            for name, known in self.labels.items():
-                all_of_it = self.dataset.select("train", name).geometries
-                # Those of an atom are alike.
-                count = settings.geometries if len(known.element) > 1 else 1
-                chosen = np.linspace(0, len(all_of_it) - 1, count).astype(int)
-                for number in np.unique(chosen):
-                    with jax.enable_x64(True):
-                        place = Place.of(self.network, self.dataset, all_of_it[number])
-                    self.sites += find_sites(self.network, place, self.whitening, settings.mixtures)
-        return self.sites
+        """Searches that are due."""
+        self.searches.look(step, state.averaged, partial(self._functional, state, []))
 
     def _validate(self, family: str, params: dict) -> dict[str, Any]:
         """Errors on the validation split in millihartree."""

@@ -4,7 +4,7 @@ Moments are integrals of powers of the density. With their derivatives along cha
 sample's potential is compared without its grid, a hundred times faster than on it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -78,10 +78,7 @@ class MomentLabels:
 
     def write(self, path: Path) -> None:
         """Writes them to a file, completely or not at all."""
-        arrays = {name: getattr(self, name) for name in ARRAYS}
-        for name in FOR_EACH_L:
-            arrays |= {f"{name}-{l}": part for l, part in enumerate(getattr(self, name))}
-        write_arrays(path, arrays)
+        write_parts(path, vars(self))
 
     @classmethod
     def read(cls, path: Path, config: MomentNetConfig) -> "MomentLabels":
@@ -90,12 +87,32 @@ class MomentLabels:
         Raises:
             InputError: if it is damaged.
         """
-        levels = range(len(config.sizes))
-        names = {name: [f"{name}-{l}" for l in levels] for name in FOR_EACH_L}
-        arrays = read_arrays(path, [*ARRAYS, *names["moments"], *names["changes"]])
-        found: dict[str, Any] = {name: arrays[name] for name in ARRAYS}
-        found |= {key: [arrays[name] for name in names[key]] for key in FOR_EACH_L}
-        return cls(**found)
+        return cls(**read_parts(path, ARRAYS, FOR_EACH_L, config))
+
+
+def write_parts(path: Path, arrays: dict[str, Any]) -> None:
+    """Writes arrays and lists of arrays for each l to a file, completely or not at all."""
+    flat: dict[str, np.ndarray] = {}
+    for name, value in arrays.items():
+        if isinstance(value, list):
+            flat |= {f"{name}-{l}": part for l, part in enumerate(value)}
+        else:
+            flat[name] = value
+    write_arrays(path, flat)
+
+
+def read_parts(
+    path: Path, names: Sequence[str], for_each_l: Sequence[str], config: MomentNetConfig
+) -> dict[str, Any]:
+    """What `write_parts` has written.
+
+    Raises:
+        InputError: if the file is damaged.
+    """
+    parts = {name: [f"{name}-{l}" for l in range(len(config.sizes))] for name in for_each_l}
+    stored = read_arrays(path, [*names, *(part for of_l in parts.values() for part in of_l)])
+    lists = {name: [stored[part] for part in of_l] for name, of_l in parts.items()}
+    return {name: stored[name] for name in names} | lists
 
 
 def moment_labels(

@@ -21,7 +21,6 @@ from kineticnet_jax.data.dataset import Dataset
 from kineticnet_jax.data.spaces import FunctionSpace, OneElectronSpace
 from kineticnet_jax.density import SqrtDensity
 from kineticnet_jax.energy import TotalEnergy, total_energy
-from kineticnet_jax.files import read_arrays, write_arrays
 from kineticnet_jax.functionals.base import Functional, SemiLocal
 from kineticnet_jax.nn.moments import MomentNetConfig, Moments, density_moments
 from kineticnet_jax.nn.neighbors import all_neighbors
@@ -35,7 +34,7 @@ from kineticnet_jax.optimize import (
     variables,
 )
 from kineticnet_jax.system import prepare
-from kineticnet_jax.train.moments import Whitening
+from kineticnet_jax.train.moments import Whitening, read_parts, write_parts
 from kineticnet_jax.types import Scalar
 
 Tree = TypeVar("Tree")
@@ -208,12 +207,8 @@ class Visits:
 
     def write(self, path: Path) -> None:
         """Writes them to a file, completely or not at all."""
-        arrays: dict[str, Any] = {name: getattr(self, name) for name in OF_VISITS}
-        arrays |= {name: getattr(self.bounds, name) for name in OF_BOUNDS}
-        for name in FOR_EACH_L:
-            parts = getattr(self.bounds, name)
-            arrays |= {f"{name}-{l}": part for l, part in enumerate(parts)}
-        write_arrays(path, arrays)
+        own = {name: getattr(self, name) for name in OF_VISITS}
+        write_parts(path, own | vars(self.bounds))
 
     @classmethod
     def read(cls, path: Path, config: MomentNetConfig) -> "Visits":
@@ -222,14 +217,9 @@ class Visits:
         Raises:
             InputError: if it is damaged.
         """
-        levels = range(len(config.sizes))
-        names = {name: [f"{name}-{l}" for l in levels] for name in FOR_EACH_L}
-        stored = [name for of_l in names.values() for name in of_l]
-        found = read_arrays(path, [*OF_VISITS, *OF_BOUNDS, *stored])
-        parts: dict[str, Any] = {name: found[name] for name in OF_BOUNDS}
-        parts |= {key: [found[name] for name in of_l] for key, of_l in names.items()}
-        bounds = Bounds(**parts)
-        return cls(**{name: found[name] for name in OF_VISITS}, bounds=bounds)
+        found = read_parts(path, (*OF_VISITS, *OF_BOUNDS), FOR_EACH_L, config)
+        own = {name: found.pop(name) for name in OF_VISITS}
+        return cls(**own, bounds=Bounds(**found))
 
 
 def joined(parts: Sequence[Tree]) -> Tree:

@@ -82,7 +82,7 @@ def test_errors_are_those_of_the_evaluation(inside, data):
     functional = folded(run, params)
     for family, known in run.labels.items():
         numbers = np.flatnonzero(known.validation)
-        found, _ = run._errors(family, params, run._samples(family, numbers))
+        found, _ = run.loss.errors(family, params, run._samples(family, numbers))
         expected = sample_errors(functional, kn.Dataset(data).select("validation", family))
         np.testing.assert_allclose(1e-3 * found, expected.energy, rtol=1e-3, atol=1e-5)
 
@@ -95,7 +95,7 @@ def test_potentials_are_those_of_the_evaluation(data, tmp_path):
     functional = folded(run, params)
     known = run.labels["H2"]
     numbers = np.flatnonzero(known.validation)
-    _, residuals = run._errors("H2", params, run._samples("H2", numbers))
+    _, residuals = run.loss.errors("H2", params, run._samples("H2", numbers))
     found = 1e-3 * np.sum(np.asarray(residuals) ** 2, axis=1)
     expected = sample_errors(functional, kn.Dataset(data).select("validation", "H2")).potential
     np.testing.assert_allclose(found, expected, rtol=0.15)
@@ -128,8 +128,8 @@ def test_training_samples_are_below_the_barrier(inside, data):
 def test_hessian_is_that_of_the_total_energy(inside, data):
     run, params = inside
     functional = folded(run, params)
-    site = next(s for s in run._sites() if s.family == "H2" and s.mixture == 0)
-    found, _ = run.curvatures.hessian(params, site)
+    site = next(s for s in run.searches.sites() if s.family == "H2" and s.mixture == 0)
+    found, _ = run.searches.curvatures.hessian(params, site)
     system, density = kohn_sham_density(kn.Dataset(data), site.geometry)
     energy = total_energy(system, functional, kn.Dataset(data).config.xc)
     expected = energy_hessian(energy, density)
@@ -137,24 +137,24 @@ def test_hessian_is_that_of_the_total_energy(inside, data):
 
 
 def test_geometries_of_an_atom_are_searched_once(inside):
-    sites = [site.family for site in inside[0]._sites()]
+    sites = [site.family for site in inside[0].searches.sites()]
     assert sites.count("He") == len(CONFIG.curvature.mixtures)
     assert sites.count("H2") == CONFIG.curvature.geometries * len(CONFIG.curvature.mixtures)
 
 
 def test_rows_are_curvatures_along_directions(inside):
     run, params = inside
-    site = next(s for s in run._sites() if s.family == "H2" and s.mixture == 1)
-    total, _ = run.curvatures.hessian(params, site)
-    lowest, directions = run.curvatures.low(params, site, floor=1e6, count=4)
+    site = next(s for s in run.searches.sites() if s.family == "H2" and s.mixture == 1)
+    total, _ = run.searches.curvatures.hessian(params, site)
+    lowest, directions = run.searches.curvatures.low(params, site, floor=1e6, count=4)
     values = np.linalg.eigvalsh(total)
     assert lowest == pytest.approx(values[0])
     assert directions
     for value, (direction, rest) in zip(values, directions, strict=True):
         if abs(value - 1) < 1e-6:  # no change of the density
             continue
-        (cut,) = run.curvatures.cuts(site, direction[None], np.array([rest]))
-        found = run.curvatures.along(params, cut, site.element) + rest
+        (cut,) = run.searches.curvatures.cuts(site, direction[None], np.array([rest]))
+        found = run.searches.curvatures.along(params, cut, site.element) + rest
         np.testing.assert_allclose(found, value, rtol=2e-3, atol=2e-3)
 
 
@@ -219,7 +219,7 @@ def test_what_is_missing_at_visited_densities(inside, visited):
     place, ways, found = visited
     system, shift = place.known.system, np.sum(run.shift[place.element])
     bounds = found.bounds.relative_to(shift).in_float32()
-    missing = run._missing(place.family, params, bounds)
+    missing = run.loss.missing(place.family, params, bounds)
     for row, density in enumerate(ways):
         visited_z = variables(system, density)
         away = (visited_z - place.z) / found.distance[row]

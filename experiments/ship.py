@@ -1,7 +1,7 @@
 """Puts the functional of a finished run into the package, with a model card.
 
 Run `python experiments/ship.py two-electron` after `two_electron/run.py --out two-electron`, or
-`python experiments/ship.py four-electron` after `many_electron/run.py four-electron`. After a run
+`python experiments/ship.py RUNG` after `many_electron/run.py RUNG`, as four-electron. After a run
 with `--functional NAME` the card alone is written again.
 """
 
@@ -116,6 +116,16 @@ ORIGINS = {
         "many_electron/test/four-electron.toml",
         "stage-2",
         "four",
+    ),
+    "ten-electron": Origin(
+        "A learned functional of ten electrons: the Pauli kinetic energy T_s - T_vW from moments\n"
+        "of the density around every atom, one network for neon and its four hydrides.\n"
+        "Strongly polarised densities are worst at fixed density, NH3 after optimization.",
+        "water",
+        "python experiments/many_electron/run.py ten-electron",
+        "many_electron/test/ten-electron.toml",
+        "stage-1",
+        "ten",
     ),
 }
 

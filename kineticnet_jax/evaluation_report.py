@@ -287,14 +287,22 @@ def markdown_table(
     tables: dict[str, dict[str, dict[str, float]]],
     kind: str = "family",
 ) -> list[str]:
-    """Lines of a table with a row for each family, or other kind of part, of each functional."""
+    """Lines of a table with a row for each family, or other kind of part, of each functional.
+
+    A dash is for what is not a number, as errors of kinetic energy densities that a functional lacks.
+    """
     lines = [f"| functional | {kind} | " + " | ".join(heads) + " |"]
     lines.append("| --- | --- |" + " ---: |" * len(heads))
     for name, table in tables.items():
         for part, row in table.items():
-            values = " | ".join(f"{value:.4g}" for value in row.values())
+            values = " | ".join(_number(value) for value in row.values())
             lines.append(f"| {name} | {part} | {values} |")
     return lines
+
+
+def _number(value: float) -> str:
+    """Four digits, and a dash for what there is none of."""
+    return "–" if np.isnan(value) else f"{value:.4g}"
 
 
 def _columns(errors: SampleErrors | OptimizationErrors) -> dict[str, list]:

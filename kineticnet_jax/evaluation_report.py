@@ -289,7 +289,7 @@ def markdown_table(
 ) -> list[str]:
     """Lines of a table with a row for each family, or other kind of part, of each functional.
 
-    A dash is for what is not a number, as errors of kinetic energy densities that a functional lacks.
+    A dash is for what is not a number: a functional may have no kinetic energy density.
     """
     lines = [f"| functional | {kind} | " + " | ".join(heads) + " |"]
     lines.append("| --- | --- |" + " ---: |" * len(heads))

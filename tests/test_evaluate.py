@@ -12,6 +12,7 @@ from kineticnet_jax.evaluation_report import (
     distance_table,
     fixed_density_table,
     grid_table,
+    markdown_table,
     optimization_table,
 )
 from kineticnet_jax.functionals.learned import LearnedFunctional, Provenance
@@ -75,6 +76,11 @@ def test_table_of_errors(data):
     assert max(part["largest"] for part in distances.values()) == row["largest"]
     nearest = np.abs(np.log(errors.label / errors.ground_state)) < 0.05
     assert distances["0 to 0.05"]["samples"] == np.sum(nearest) < row["samples"]
+
+
+def test_what_a_functional_lacks_is_a_dash_in_its_table():
+    lines = markdown_table(("T_s", "tau"), {"mine": {"H2": {"mae": 0.12345, "tau": np.nan}}})
+    assert lines[-1] == "| mine | H2 | 0.1235 | – |"
 
 
 def test_report_of_the_command_line(data, tmp_path, capsys):

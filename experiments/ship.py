@@ -120,8 +120,8 @@ ORIGINS = {
     "ten-electron": Origin(
         "A learned functional of ten electrons: the Pauli kinetic energy T_s - T_vW from moments\n"
         "of the density around every atom, one network for neon and its four hydrides.\n"
-        "Strongly polarised densities are worst at fixed density, NH3 after optimization. It needs\n"
-        "a grid of level 2 at least: on one of level 1 energies are off by up to 30 mHa.",
+        "Strongly polarised densities are worst at fixed density, NH3 after optimization. It\n"
+        "needs a grid of level 2 at least: on one of level 1 energies are off by up to 30 mHa.",
         "water",
         "python experiments/many_electron/run.py ten-electron",
         "many_electron/test/ten-electron.toml",

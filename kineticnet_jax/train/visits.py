@@ -58,8 +58,7 @@ class Place:
             `optimize_density`.
         energy: of the ground state, from orbitals, in hartree. That of its description by √n is
             higher in second order of the difference only.
-        learned: what is learned, in hartree, where √n describes the ground state.
-        slope: derivatives of it by these variables.
+        slope: derivatives of what is learned by these variables.
     """
 
     family: str
@@ -69,7 +68,6 @@ class Place:
     element: np.ndarray
     z: Float[Array, "functions"]
     energy: float
-    learned: float
     slope: Float[Array, "functions"]
 
     @classmethod
@@ -88,19 +86,15 @@ class Place:
         if pauli:
             slope = slope - 2 * record.density_kinetic_eigenvalues * x
         coefficients = record.density_transform @ x
-        without = SemiLocal("known", 1.0 if pauli else 0.0, None)
-        known = total_energy(system, without, settings.xc)
-        ground = SqrtDensity(jnp.asarray(coefficients))
-        energy = float(record.reference_energies[0, 0])
+        known = SemiLocal("known", 1.0 if pauli else 0.0, None)
         return cls(
             record.family,
             geometry,
             replace(space, grid=system.grid, density=functions),
-            known,
+            total_energy(system, known, settings.xc),
             np.array([config.elements.index(int(z)) for z in molecule.charges]),
-            variables(system, ground),
-            energy,
-            energy - float(known(ground)),
+            variables(system, SqrtDensity(jnp.asarray(coefficients))),
+            float(record.reference_energies[0, 0]),
             scaled_basis(system).T @ (basis.overlap @ (record.density_transform @ slope)),
         )
 
@@ -263,7 +257,7 @@ def visits(
             np.array([curvature * distance - float(slope)]),
             whitening.of_moments(place.element, _row(ground_moments)),
             whitened(_row(ground_change)),
-            np.array([place.learned]),
+            np.array([place.energy - float(ground)]),
             np.array([float(jnp.vdot(place.slope, step))]),
         )
         rows.append(

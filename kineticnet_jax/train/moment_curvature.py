@@ -142,16 +142,18 @@ class Curvatures:
 
     def __init__(self, config: MomentNetConfig, whitening: Whitening):
         self.config, self.whitening = config, whitening
-        self._learned = jax.jit(self._second_derivatives)
+        self._learned = jax.jit(self._second_derivatives, static_argnums=1)
 
     def _second_derivatives(
-        self, params: dict, element: Array, moments: Moments, changes: Moments
+        self, params: dict, element: tuple[int, ...], moments: Moments, changes: Moments
     ) -> tuple[Moments, Float[Array, "functions functions"]]:
         """The slope f', and f'' times the derivatives of the moments from both sides."""
 
-        def slope(moments: Moments) -> Moments:
-            return jax.grad(self.whitening.energy, argnums=1)(params, moments, element)
+        def energy(moments: Moments) -> Scalar:
+            one = {"": [part[None] for part in moments]}
+            return jnp.sum(self.whitening.energies(params, one, {"": np.array(element)})[""])
 
+        slope = jax.grad(energy)
         found, derivative = jax.linearize(slope, moments)
         curved = jax.lax.map(derivative, changes, batch_size=AT_A_TIME)
         products = [
@@ -170,7 +172,9 @@ class Curvatures:
             site: where.
         """
         with jax.enable_x64(True):
-            slope, between = self._learned(params, site.element, site.moments, site.changes)
+            slope, between = self._learned(
+                params, tuple(site.element.tolist()), site.moments, site.changes
+            )
             plain = self.whitening.adjoint(site.element, [np.asarray(part) for part in slope])
             tools = moment_tools(self.config, site.space)
             along = _along_functions(self.config, site.space, tools, jnp.asarray(site.x), plain)
@@ -235,19 +239,32 @@ class Curvatures:
             for i in range(len(rest))
         ]
 
-    def along(self, params: dict, cut: Cut, element: np.ndarray) -> Scalar:
-        """Second derivative of what is learned along a direction, in hartree."""
+    def along(
+        self, params: dict, cuts: dict[str, Cut], element: dict[str, np.ndarray]
+    ) -> dict[str, Float[Array, "_"]]:
+        """Second derivatives of what is learned along directions, in hartree.
 
-        def energy(step: Scalar) -> Scalar:
-            parts = zip(cut.moments, cut.first, cut.second, strict=True)
-            moved = [m + step * first + step**2 / 2 * second for m, first, second in parts]
-            return self.whitening.energy(params, moved, element)
+        Args:
+            params: that are trained.
+            cuts: some of each family.
+            element: index of the element of every atom of each family.
+        """
 
-        def slope(step: Scalar) -> Scalar:
-            return jax.jvp(energy, (step,), (jnp.ones_like(step),))[1]
+        def energies(step: Scalar) -> dict[str, Float[Array, "_"]]:
+            moved = {
+                name: [
+                    part + step * first + step**2 / 2 * second
+                    for part, first, second in zip(cut.moments, cut.first, cut.second, strict=True)
+                ]
+                for name, cut in cuts.items()
+            }
+            return self.whitening.energies(params, moved, element)
 
-        zero = jnp.zeros((), cut.moments[0].dtype)
-        return jax.jvp(slope, (zero,), (jnp.ones_like(zero),))[1]
+        def slopes(step: Scalar) -> dict[str, Float[Array, "_"]]:
+            return jax.jvp(energies, (step,), (jnp.ones_like(step),))[1]
+
+        zero = jnp.zeros((), np.float32)
+        return jax.jvp(slopes, (zero,), (jnp.ones_like(zero),))[1]
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from kineticnet_jax.train.visits import Bounds
 from kineticnet_jax.types import Scalar
 
 _Array = Array | np.ndarray
-Samples = tuple[Moments, Moments, Float[_Array, "samples"], Float[_Array, "samples directions"]]
-"""Whitened moments, their changes, energies and slopes."""
+Samples = tuple[Moments, Moments, Float[_Array, "_"], Float[_Array, "_ _"]]
+"""Whitened moments, their changes, energies, and slopes along these, of samples of a family."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,19 +55,18 @@ class MomentLoss:
         """
         count = sum(len(energy) for _, _, energy, _ in batch.values())
         total, energy, potential, curvature, visited = jnp.zeros((5,))
-        for name, samples in batch.items():
-            errors, residuals = self.errors(name, params, samples)
+        for errors, residuals in self.errors(params, batch).values():
             squares = jnp.sum(residuals**2, axis=1)
-            sums = errors**2 + squares
-            total += jnp.sum(self._robust(sums))
+            total += jnp.sum(self._robust(errors**2 + squares))
             energy += jnp.sum(jnp.abs(errors))
             potential += jnp.sum(squares)
-        for name, found in cuts.items():
-            along = partial(self.curvatures.along, params, element=self.element[name])
-            missing = jax.vmap(along)(found) + found.rest - self.config.curvature.goal
-            curvature += jnp.sum((MILLIHARTREE_PER_UNIT * jnp.minimum(missing, 0)) ** 2)
-        for name, of_family in bounds.items():
-            visited += jnp.sum(self._robust(self.missing(name, params, of_family)))
+        if cuts:
+            for name, along in self.curvatures.along(params, cuts, self.element).items():
+                missing = along + cuts[name].rest - self.config.curvature.goal
+                curvature += jnp.sum((MILLIHARTREE_PER_UNIT * jnp.minimum(missing, 0)) ** 2)
+        if bounds:
+            for of_family in self.missing(params, bounds).values():
+                visited += jnp.sum(self._robust(of_family))
         weights = self.config.curvature.weight, self.config.visits.weight
         loss = (total + weights[0] * curvature + weights[1] * visited) / count
         terms = {
@@ -83,49 +82,53 @@ class MomentLoss:
         robust = self.config.robust
         return 2 * robust**2 * (jnp.sqrt(1 + squares / robust**2) - 1)
 
-    def missing(self, family: str, params: dict, bounds: Bounds) -> Float[Array, "samples"]:
+    def missing(self, params: dict, bounds: dict[str, Bounds]) -> dict[str, Float[Array, "_"]]:
         """Squares of what is missing to bounds, and of errors at the ground states."""
-        element = self.element[family]
+        energies = partial(self.whitening.energies, params, element=self.element)
+        ways: list[tuple[dict[str, Moments], dict[str, Moments]]] = [
+            (
+                {name: of_family.moments for name, of_family in bounds.items()},
+                {name: of_family.change for name, of_family in bounds.items()},
+            ),
+            (
+                {name: of_family.ground_moments for name, of_family in bounds.items()},
+                {name: of_family.ground_change for name, of_family in bounds.items()},
+            ),
+        ]
+        (values, slopes), (grounds, starts) = (
+            jax.jvp(energies, (moments,), (change,)) for moments, change in ways
+        )
 
-        def energy(moments: Moments) -> Scalar:
-            return self.whitening.energy(params, moments, element)
-
-        def one(bound: Bounds) -> Scalar:
-            value, slope = jax.jvp(energy, (bound.moments,), (bound.change,))
-            ground, start = jax.jvp(energy, (bound.ground_moments,), (bound.ground_change,))
+        def squares(name: str, bound: Bounds) -> Float[Array, "samples"]:
             known = jnp.isfinite(bound.ground_slope)
-            off = jnp.where(known, start - jnp.where(known, bound.ground_slope, 0), 0)
-            errors = jnp.minimum(value - bound.energy, 0) ** 2 + (ground - bound.ground_energy) ** 2
+            off = jnp.where(known, starts[name] - jnp.where(known, bound.ground_slope, 0), 0)
+            below = jnp.minimum(values[name] - bound.energy, 0)
+            errors = below**2 + (grounds[name] - bound.ground_energy) ** 2
             # Half of the square of a slope by y is an energy.
-            slopes = jnp.minimum(slope - bound.slope, 0) ** 2 + off**2
-            return errors / MILLIHARTREE**2 + slopes / (2 * MILLIHARTREE)
+            down = jnp.minimum(slopes[name] - bound.slope, 0) ** 2 + off**2
+            return errors / MILLIHARTREE**2 + down / (2 * MILLIHARTREE)
 
-        return jax.vmap(one)(bounds)
+        return {name: squares(name, bound) for name, bound in bounds.items()}
 
     def errors(
-        self, family: str, params: dict, samples: Samples
-    ) -> tuple[Float[Array, "samples"], Float[Array, "samples directions"]]:
+        self, params: dict, batch: dict[str, Samples]
+    ) -> dict[str, tuple[Float[Array, "_"], Float[Array, "_ _"]]]:
         """Errors of energies in mHa, and of potentials, whose squares add up to one in mHa."""
-        element = self.element[family]
-
-        def sample(
-            moments: Moments,
-            changes: Moments,
-            energy: Float[_Array, ""],
-            slope: Float[_Array, "directions"],
-        ) -> tuple[Scalar, Float[Array, "directions"]]:
-            value, derivative = jax.value_and_grad(self.whitening.energy, argnums=1)(
-                params, moments, element
-            )
+        energies = partial(self.whitening.energies, params, element=self.element)
+        values, transposed = jax.vjp(
+            energies, {name: moments for name, (moments, *_) in batch.items()}
+        )
+        (derivatives,) = transposed(jax.tree.map(jnp.ones_like, values))
+        found = {}
+        for name, (_, changes, energy, slope) in batch.items():
             along = sum(
                 (
-                    jnp.einsum("dakm,akm->d", change, part)
-                    for change, part in zip(changes, derivative, strict=True)
+                    jnp.einsum("sdakm,sakm->sd", change, part)
+                    for change, part in zip(changes, derivatives[name], strict=True)
                 ),
                 start=jnp.zeros(()),
             )
-            known = jnp.all(jnp.isfinite(slope))
-            residual = jnp.where(known, along - jnp.where(known, slope, 0), 0)
-            return (value - energy) / MILLIHARTREE, residual / MILLIHARTREE**0.5
-
-        return jax.vmap(sample)(*samples)
+            known = jnp.all(jnp.isfinite(slope), axis=1, keepdims=True)
+            residuals = jnp.where(known, along - jnp.where(known, slope, 0), 0)
+            found[name] = (values[name] - energy) / MILLIHARTREE, residuals / MILLIHARTREE**0.5
+        return found

@@ -30,8 +30,10 @@ from kineticnet_jax.nn.convolution import Operators, build_operators
 from kineticnet_jax.nn.moments import (
     MomentNetConfig,
     Moments,
+    by_element,
     channel_squares,
     density_moments,
+    of_element,
     read_out,
 )
 from kineticnet_jax.nn.neighbors import Neighbors, all_neighbors
@@ -288,10 +290,31 @@ class Whitening:
             for maps, part in zip(self.maps, slope, strict=True)
         ]
 
-    def energy(self, params: dict, moments: Moments, element: Array | np.ndarray) -> Scalar:
-        """`read_out` of whitened moments with the parameters that are trained."""
+    def energies(
+        self, params: dict, moments: dict[str, Moments], element: dict[str, np.ndarray]
+    ) -> dict[str, Float[Array, "_"]]:
+        """Energies of samples of families, whose atoms are evaluated together.
+
+        Args:
+            params: that are trained.
+            moments: whitened, of the samples of each family.
+            element: index of the element of every atom of each family.
+        """
         linear = params["linear"] * jnp.asarray(self.scales[0], params["linear"].dtype)
-        return read_out(params | {"linear": linear}, self.scaled(moments), element)
+        shapes = {name: own[0].shape[:2] for name, own in moments.items()}
+        flat: Moments = [
+            jnp.concatenate([part.reshape(-1, *part.shape[2:]) for part in of_l])
+            for of_l in zip(*moments.values(), strict=True)
+        ]
+        elements = [np.tile(element[name], samples) for name, (samples, _) in shapes.items()]
+        found = by_element(
+            read_out, params | {"linear": linear}, self.scaled(flat), np.concatenate(elements)
+        )
+        ends = np.cumsum([samples * atoms for samples, atoms in shapes.values()])
+        return {
+            name: jnp.sum(part.reshape(shape), axis=1)
+            for (name, shape), part in zip(shapes.items(), jnp.split(found, ends[:-1]), strict=True)
+        }
 
     def scaled(self, moments: Moments) -> Moments:
         """Whitened moments in units of their spread."""
@@ -326,9 +349,9 @@ def barrier_limits(
     squares: list[list[np.ndarray]] = [[] for _ in config.elements]
     for known in labels.values():
         scaled = whitening.scaled([part[~known.validation] for part in known.moments])
-        found = jax.vmap(partial(channel_squares, params, element=known.element))(scaled)
         for atom, element in enumerate(known.element):
-            squares[element].append(np.asarray(found[:, atom]))
+            own = of_element(params, int(element)), [part[:, atom] for part in scaled]
+            squares[element].append(np.asarray(channel_squares(*own)))
     of_elements = [np.concatenate(rows) for rows in squares]
     usual = [rows.mean(axis=0) + LEAST for rows in of_elements]
     largest = [

@@ -26,7 +26,7 @@ from kineticnet_jax.train.moment_config import (
     VisitSettings,
 )
 from kineticnet_jax.train.moment_curvature import LowCurvatures
-from kineticnet_jax.train.moment_loop import train_moments
+from kineticnet_jax.train.moment_loop import chosen, train_moments
 from kineticnet_jax.train.moments import SLACK, barrier_limits
 from kineticnet_jax.train.visits import Place, Visits, visits
 
@@ -81,7 +81,7 @@ def test_errors_are_those_of_the_evaluation(inside, data):
     functional = folded(run, params)
     for family, known in run.labels.items():
         numbers = np.flatnonzero(known.validation)
-        found, _ = run.loss.errors(family, params, run._samples(family, numbers))
+        found, _ = run.loss.errors(params, chosen(run.samples, {family: numbers}))[family]
         expected = sample_errors(functional, kn.Dataset(data).select("validation", family))
         np.testing.assert_allclose(1e-3 * found, expected.energy, rtol=1e-3, atol=1e-5)
 
@@ -94,7 +94,7 @@ def test_potentials_are_those_of_the_evaluation(data, tmp_path):
     functional = folded(run, params)
     known = run.labels["H2"]
     numbers = np.flatnonzero(known.validation)
-    _, residuals = run.loss.errors("H2", params, run._samples("H2", numbers))
+    _, residuals = run.loss.errors(params, chosen(run.samples, {"H2": numbers}))["H2"]
     found = 1e-3 * np.sum(np.asarray(residuals) ** 2, axis=1)
     expected = sample_errors(functional, kn.Dataset(data).select("validation", "H2")).potential
     np.testing.assert_allclose(found, expected, rtol=0.15)
@@ -153,7 +153,9 @@ def test_rows_are_curvatures_along_directions(inside):
         if abs(value - 1) < 1e-6:  # no change of the density
             continue
         (cut,) = run.searches.curvatures.cuts(site, direction[None], np.array([rest]))
-        found = run.searches.curvatures.along(params, cut, site.element) + rest
+        cuts = {"H2": jax.tree.map(lambda leaf: np.asarray(leaf)[None], cut)}
+        element = {"H2": site.element}
+        found = float(run.searches.curvatures.along(params, cuts, element)["H2"][0]) + rest
         np.testing.assert_allclose(found, value, rtol=2e-3, atol=2e-3)
 
 
@@ -220,7 +222,7 @@ def test_what_is_missing_at_visited_densities(inside, visited):
     place, ways, found = visited
     system, shift = place.known.system, np.sum(run.shift[place.element])
     bounds = found.bounds.relative_to(shift).in_float32()
-    missing = run.loss.missing(place.family, params, bounds)
+    missing = run.loss.missing(params, {place.family: bounds})[place.family]
     for row, density in enumerate(ways):
         visited_z = variables(system, density)
         away = (visited_z - place.z) / found.distance[row]
@@ -257,7 +259,7 @@ def test_share_of_ground_states_without_external_potential(inside, monkeypatch):
     assert 0 < len(plain) < np.sum(~known.validation)
     for share, least in ((0.5, 2), (1.0, 4)):
         monkeypatch.setattr(run, "config", dataclasses.replace(CONFIG, unperturbed=share))
-        _, _, energies, _ = run._batch(0)["H2"]
+        _, _, energies, _ = chosen(run.samples, run._drawn(0))["H2"]
         assert len(energies) == 4
         assert np.sum(np.isin(energies, plain)) >= least
 

@@ -1,7 +1,7 @@
 """Errors of functionals as a Markdown table, figures and JSON."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -284,7 +284,7 @@ def _by_family(
 
 def markdown_table(
     heads: tuple[str, ...],
-    tables: dict[str, dict[str, dict[str, float]]],
+    tables: Mapping[str, Mapping[str, Mapping[str, float | None]]],
     kind: str = "family",
 ) -> list[str]:
     """Lines of a table with a row for each family, or other kind of part, of each functional.
@@ -300,18 +300,13 @@ def markdown_table(
     return lines
 
 
-def _number(value: float) -> str:
-    """Four digits, and a dash for what there is none of."""
-    return "–" if np.isnan(value) else f"{value:.4g}"
+def _number(value: float | None) -> str:
+    """Four digits, and a dash for what there is none of, which is null in a file."""
+    return "–" if value is None or np.isnan(value) else f"{value:.4g}"
 
 
 def _columns(errors: SampleErrors | OptimizationErrors) -> dict[str, list]:
-    """All entries as JSON, in hartree; what is not a number becomes null."""
-    columns = {}
-    for entry in dataclasses.fields(errors):
-        values = getattr(errors, entry.name)
-        if values.dtype.kind == "f":
-            columns[entry.name] = [float(v) if np.isfinite(v) else None for v in values]
-        else:
-            columns[entry.name] = values.tolist()
-    return columns
+    """All entries as lists, in hartree."""
+    return {
+        entry.name: getattr(errors, entry.name).tolist() for entry in dataclasses.fields(errors)
+    }

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 import tempfile
 import zipfile
@@ -72,9 +73,19 @@ def complete_file(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file, completely or not at all."""
+    """Writes a JSON file, completely or not at all; what is not a finite number becomes null."""
+    text = json.dumps(_finite(content), indent=2, allow_nan=False)
     with complete_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

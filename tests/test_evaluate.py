@@ -15,6 +15,7 @@ from kineticnet_jax.evaluation_report import (
     markdown_table,
     optimization_table,
 )
+from kineticnet_jax.files import write_json
 from kineticnet_jax.functionals.learned import LearnedFunctional, Provenance
 from kineticnet_jax.functionals.moments import MomentConfig
 from kineticnet_jax.functionals.storage import save_functional
@@ -79,8 +80,15 @@ def test_table_of_errors(data):
 
 
 def test_what_a_functional_lacks_is_a_dash_in_its_table():
-    lines = markdown_table(("T_s", "tau"), {"mine": {"H2": {"mae": 0.12345, "tau": np.nan}}})
-    assert lines[-1] == "| mine | H2 | 0.1235 | – |"
+    row = {"mae": 0.12345, "tau": np.nan, "of a file": None}
+    lines = markdown_table(tuple(row), {"mine": {"H2": row}})
+    assert lines[-1] == "| mine | H2 | 0.1235 | – | – |"
+
+
+def test_files_have_null_for_what_is_not_a_number(tmp_path):
+    write_json(tmp_path / "x.json", {"row": {"mae": 0.5, "tau": np.nan}, "all": [np.inf, 1.0, 2]})
+    content = json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail)
+    assert content == {"row": {"mae": 0.5, "tau": None}, "all": [None, 1.0, 2]}
 
 
 def test_report_of_the_command_line(data, tmp_path, capsys):
@@ -92,7 +100,8 @@ def test_report_of_the_command_line(data, tmp_path, capsys):
     text = (out / "report.md").read_text()
     for name in ("tf", "tf+vw", "lkt", "vw"):
         assert f"| {name} | H2 |" in text
-    content = json.loads((out / "errors.json").read_text())
+    # NaN is no JSON: what a functional lacks is null.
+    content = json.loads((out / "errors.json").read_text(), parse_constant=pytest.fail)
     assert content["fixed_densities"]["vw"]["H2"]["mae"] < 0.03
     assert content["fixed_densities"]["tf"]["H2"]["mae"] > 50
     assert len(content["samples"]["tf"]["energy"]) == len(kn.Dataset(data).select("test"))

@@ -117,9 +117,12 @@ def _trained(rung: str, dataset: kn.Dataset, out: Path) -> kn.Functional:
 def _show(progress: Progress) -> None:
     if progress.step % 50 == 0:
         metrics = progress.metrics
+        found = "".join(
+            f", {name} {metrics[name]:.3f}" for name in ("curvature", "visited") if name in metrics
+        )
         print(
             f"step {progress.step}: T_P {metrics['energy']:.3f}, potential "
-            f"{metrics['potential']:.3f} mHa, {metrics['samples_per_second']:.0f} samples/s",
+            f"{metrics['potential']:.3f} mHa{found}, {metrics['samples_per_second']:.0f} samples/s",
             flush=True,
         )
 

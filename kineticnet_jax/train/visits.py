@@ -44,6 +44,10 @@ OF_BOUNDS = ("energy", "slope", "ground_energy", "ground_slope")
 FOR_EACH_L = ("moments", "change", "ground_moments", "ground_change")
 
 
+CLOSEST = 1e-8
+"""Least distance from the ground state, in the units of `Visits`."""
+
+
 @dataclass(frozen=True)
 class Place:
     """A geometry of a data set in which densities can be optimized.
@@ -245,8 +249,8 @@ def visits(
     for density in densities:
         z = variables(place.known.system, density)
         away = z * jnp.sign(jnp.vdot(place.z, z)) - place.z
-        # y of `energy_hessian` is √2 z.
-        distance = float(jnp.sqrt(2.0) * jnp.linalg.norm(away))
+        # y of `energy_hessian` is √2 z. From a density that is the ground state no way leads on.
+        distance = max(float(jnp.sqrt(2.0) * jnp.linalg.norm(away)), CLOSEST)
         (ground, _, ground_moments), (_, step, ground_change) = along(place.z, away / distance)
         (known, _, moments), (slope, _, change) = along(place.z + away, away / distance)
         whitened = partial(whitening.of_changes, place.element)

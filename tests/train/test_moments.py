@@ -215,6 +215,15 @@ def test_bounds_hold_for_the_exact_functional(visited):
     assert np.linalg.norm(ground - place.z) * 2**0.5 == pytest.approx(found.distance[0], rel=1e-6)
 
 
+def test_no_way_leads_to_the_ground_state_itself(inside, visited):
+    run, _ = inside
+    place, _, _ = visited
+    ground = density_of(place.known.system, place.z)
+    found = visits(run.network, run.whitening, place, [ground], 0.3)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(found))
+    np.testing.assert_allclose(found.bounds.energy, found.bounds.ground_energy, atol=1e-9)
+
+
 def test_what_is_missing_at_visited_densities(inside, visited):
     """What training sees is what the written functional does on the grid."""
     run, params = inside

@@ -1,5 +1,6 @@
 """The command line: `kineticnet optimize`, `generate`, `fit`, `train`, `evaluate`, `info`."""
 
+import gc
 import logging
 import os
 import sys
@@ -35,6 +36,9 @@ class Info:
     json: Path | None = None
     """Write the same to this JSON file."""
 
+
+FEW_COLLECTIONS = 100_000, 50, 50
+"""Objects made before garbage is looked for, and how many times before older ones are."""
 
 Command = (
     Annotated[cli_optimize.Optimize, subcommand("optimize")]
@@ -94,7 +98,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _configure_jax() -> None:
-    """Float64, and compiled programs kept between runs."""
+    """Float64, and compiled programs kept between runs.
+
+    What JAX makes while it traces lives on: garbage is looked for less often.
+    """
+    gc.set_threshold(*FEW_COLLECTIONS)
     jax.config.update("jax_enable_x64", True)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))

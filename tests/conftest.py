@@ -1,5 +1,6 @@
 """Float64 for all tests, and molecules and systems shared between them."""
 
+import gc
 import os
 from functools import cache
 from pathlib import Path
@@ -19,8 +20,10 @@ from datasets import write_dataset
 from geometries import GEOMETRIES
 
 import kineticnet_jax as kn
-from kineticnet_jax import cluster
+from kineticnet_jax import cli, cluster
 
+# As on the command line: most of the time goes to tracing.
+gc.set_threshold(*cli.FEW_COLLECTIONS)
 jax.config.update("jax_enable_x64", True)
 # Compiled programs are shared by the workers of a test run and by later runs.
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "xla"

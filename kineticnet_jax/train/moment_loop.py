@@ -126,6 +126,9 @@ class _Run:
                 for name, known in self.labels.items()
             },
         )
+        for known in self.labels.values():
+            # By far the largest part; nothing else needs it.
+            known.changes = []
         element = {name: known.element for name, known in self.labels.items()}
         self.searches = Searches(
             config, self.network, dataset, folder, self.whitening, element, self.shift

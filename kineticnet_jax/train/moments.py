@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from kineticnet_jax.data.dataset import Dataset
 from kineticnet_jax.data.spaces import (
@@ -318,10 +318,7 @@ class Whitening:
 
     def scaled(self, moments: Moments) -> Moments:
         """Whitened moments in units of their spread."""
-        return [
-            part / jnp.asarray(scale, part.dtype)[:, None]
-            for part, scale in zip(moments, self.scales, strict=True)
-        ]
+        return _in_units(moments, self.scales)
 
     def folded(self, params: dict) -> dict:
         """The parameters of `MomentNet`, for moments as they are, of those that are trained."""
@@ -348,16 +345,33 @@ def barrier_limits(
     """
     squares: list[list[np.ndarray]] = [[] for _ in config.elements]
     for known in labels.values():
-        scaled = whitening.scaled([part[~known.validation] for part in known.moments])
+        moments = [part[~known.validation] for part in known.moments]
         for atom, element in enumerate(known.element):
-            own = of_element(params, int(element)), [part[:, atom] for part in scaled]
-            squares[element].append(np.asarray(channel_squares(*own)))
+            own = [part[:, atom] for part in moments]
+            squares[element].append(
+                np.asarray(_squares_of_atoms(params, element, whitening.scales, own))
+            )
     of_elements = [np.concatenate(rows) for rows in squares]
     usual = [rows.mean(axis=0) + LEAST for rows in of_elements]
     largest = [
         np.max(np.mean(rows / mean, axis=1)) for rows, mean in zip(of_elements, usual, strict=True)
     ]
     return {"usual": np.array(usual), "limit": SLACK * np.array(largest)}
+
+
+@jax.jit
+def _squares_of_atoms(
+    params: dict, element: Int[Array, ""], scales: list[Array], moments: Moments
+) -> Float[Array, "atoms invariants"]:
+    """`channel_squares` of atoms of one element, from whitened moments."""
+    return channel_squares(of_element(params, element), _in_units(moments, scales))
+
+
+def _in_units(moments: Moments, scales: Sequence[Array | np.ndarray]) -> Moments:
+    return [
+        part / jnp.asarray(scale, part.dtype)[:, None]
+        for part, scale in zip(moments, scales, strict=True)
+    ]
 
 
 def _inverse_root(
